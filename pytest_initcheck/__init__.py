@@ -1,0 +1,55 @@
+"""Will this model train from the weights it starts with? PYTEST_DONT_REWRITE"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .check import assert_healthy_init as assert_healthy_init
+    from .check import check_init as check_init
+    from .errors import InitcheckError as InitcheckError
+    from .errors import InitcheckWarning as InitcheckWarning
+    from .errors import ProbeError as ProbeError
+    from .errors import SettingsError as SettingsError
+    from .errors import TargetError as TargetError
+    from .errors import UnhealthyInit as UnhealthyInit
+    from .items import model_case as model_case
+    from .records import Finding as Finding
+    from .records import LayerRecord as LayerRecord
+    from .records import ParameterRecord as ParameterRecord
+    from .records import Report as Report
+    from .records import Response as Response
+    from .records import Stats as Stats
+    from .records import Trace as Trace
+
+    __version__: str
+
+# Lazy (PEP 562): pytest imports this package on every run, and torch must not come with it.
+_HOME = {
+    "assert_healthy_init": "check",
+    "check_init": "check",
+    "model_case": "items",
+    **dict.fromkeys(
+        ("InitcheckError", "InitcheckWarning", "ProbeError", "SettingsError", "TargetError", "UnhealthyInit"), "errors"
+    ),
+    **dict.fromkeys(("Finding", "LayerRecord", "ParameterRecord", "Report", "Response", "Stats", "Trace"), "records"),
+}
+
+__all__ = [*sorted(_HOME), "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        value = getattr(import_module(f".{_HOME[name]}", __name__), name)
+        globals()[name] = value
+        return value
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("pytest-initcheck")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -1,0 +1,342 @@
+"""What a probe measured and what was concluded from it: plain frozen records, no torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, Literal
+
+Severity = Literal["error", "warning", "note"]
+
+#: Most severe first; the order in which findings are shown.
+SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
+
+#: Version of the layout of :meth:`Report.to_dict`; raised when a key changes its meaning or goes away.
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """Statistics of one tensor, exact for magnitudes from 1e-38 to 1e38.
+
+    Attributes:
+        count: number of elements.
+        mean: arithmetic mean (NaN where any element is not finite).
+        std: sample standard deviation, around the mean.
+        rms: root mean square, around zero. Not the same number as ``std``: for a ReLU they differ by 1.2.
+        min: smallest element.
+        max: largest element.
+        zeros: share of elements that are exactly zero, 0 to 1.
+        finite: whether every element is finite.
+        variation: RMS of (y - mean of y over the samples) over RMS of y: 0 when all samples give the same
+            values, about 1 when nothing is common to them; ``None`` where there is no sample dimension.
+    """
+
+    count: int
+    mean: float
+    std: float
+    rms: float
+    min: float
+    max: float
+    zeros: float
+    finite: bool
+    variation: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LayerRecord:
+    """One layer as the probe saw it: a module call that returned a floating tensor, or a functional operation.
+
+    Attributes:
+        name: unique key, in call order: ``"blocks.3.fc"``; a second call of the same module is
+            ``"blocks.3.fc#2"``; a functional operation is ``"blocks.3:relu"`` (then ``"blocks.3:relu#2"``).
+        module: dotted path of the module (of the module it ran in, for an operation); ``""`` is the root.
+        kind: class name of the module (``"Linear"``) or name of the operation (``"relu"``).
+        functional: whether this is an operation rather than a module.
+        leaf: whether the module has no children that were recorded.
+        index: position in call order.
+        shape: shape of the output.
+        dtype: dtype of the output, without ``torch.``.
+        activation: statistics of the output.
+        gradient: statistics of the gradient that arrived at the output; ``None`` if none did.
+        input_rms: RMS of the first floating input, where it is known.
+        parameters: names of the parameters that the layer itself uses.
+        followed_by: name of the nonlinearity that the output goes through next (``"relu"``, ``"tanh"``,
+            ``"norm"``, ``"softmax"``, ``"none"``), where the graph shows it.
+        dead_units: share of output units (channels, features) that are zero for every sample; ``None`` where unknown.
+        saturated: share of elements on the flat part of the nonlinearity, where the layer has one.
+        opaque: why the inside or the gradient of this layer could not be seen, or ``None``.
+    """
+
+    name: str
+    module: str
+    kind: str
+    functional: bool
+    leaf: bool
+    index: int
+    shape: tuple[int, ...]
+    dtype: str
+    activation: Stats
+    gradient: Stats | None = None
+    input_rms: float | None = None
+    parameters: tuple[str, ...] = ()
+    followed_by: str | None = None
+    dead_units: float | None = None
+    saturated: float | None = None
+    opaque: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterRecord:
+    """One parameter (tied weights: once, under the first of its names).
+
+    Attributes:
+        name: dotted name as in ``named_parameters``.
+        layer: dotted path of the module that owns it.
+        kind: class name of that module.
+        shape: shape.
+        dtype: dtype, without ``torch.``.
+        fan_in: number of inputs that one output sums over; ``None`` for vectors and scalars.
+        fan_out: number of outputs that one input feeds; ``None`` for vectors and scalars.
+        value: statistics of the values; ``None`` where they cannot be read (meta tensors).
+        gradient: statistics of the gradient; ``None`` if none arrived.
+        requires_grad: whether it is trained.
+        reached: whether the output depends on it through the autograd graph.
+        followed_by: name of the nonlinearity behind the layer that uses it, as in :class:`LayerRecord`.
+        role: how the forward pass uses it: ``"weight"``, ``"bias"``, ``"norm-scale"``, ``"norm-shift"``,
+            ``"embedding"``, ``"other"``.
+        twin_rows: share of output units whose incoming weights equal another unit's exactly.
+        aliases: other names of the same parameter.
+        wakes: for a parameter whose gradient is exactly zero: whether it gets one after one optimizer step
+            (``True``: it stands behind a gate; ``False``: it is dead); ``None`` where that was not asked.
+    """
+
+    name: str
+    layer: str
+    kind: str
+    shape: tuple[int, ...]
+    dtype: str
+    fan_in: int | None
+    fan_out: int | None
+    value: Stats | None
+    gradient: Stats | None = None
+    requires_grad: bool = True
+    reached: bool = True
+    followed_by: str | None = None
+    role: str = "other"
+    twin_rows: float = 0.0
+    aliases: tuple[str, ...] = ()
+    wakes: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """How the function answers when it is pushed; every field is ``None`` where that question was not asked.
+
+    Attributes:
+        movement: RMS of the centred change of the output after 1, 2, ... optimizer-sized steps.
+        predicted: the first step's movement as the gradient predicts it (first order).
+        alignment: correlation of the centred movement with the direction that was asked for.
+        residual: share of the squared error left after a few Adam steps towards random centred targets.
+        sensitivity: relative change of the output over relative change of the input.
+        details: further numbers by name, for the report's reader and for rules.
+    """
+
+    movement: tuple[float, ...] = ()
+    predicted: float | None = None
+    alignment: float | None = None
+    residual: float | None = None
+    sensitivity: float | None = None
+    details: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """Everything that one probe recorded.
+
+    Attributes:
+        layers: records by name, in call order.
+        parameters: records by name, in the order of ``named_parameters``.
+        output: statistics of the output that was pulled back (all floating outputs together).
+        inputs: the inputs in words, one entry each: ``"float32[2, 3, 32, 32]"``.
+        batch: number of samples, or ``None`` where no sample dimension was found.
+        loss: value of the loss, if one was given.
+        device: device of the model, as text.
+        dtype: main floating dtype of the model, without ``torch.``.
+        mode: ``"train"``, ``"eval"`` or ``"as-is"``.
+        seed: seed of inputs, cotangent and dropout.
+        unseen: what the probe could not see, one sentence each.
+        edges: layer name -> names of the layers whose output it reads, as the graph shows it.
+        torch_version: version of torch.
+        seconds: wall-clock time by phase.
+    """
+
+    layers: Mapping[str, LayerRecord]
+    parameters: Mapping[str, ParameterRecord]
+    output: Stats | None = None
+    inputs: tuple[str, ...] = ()
+    batch: int | None = None
+    loss: float | None = None
+    device: str = "cpu"
+    dtype: str = "float32"
+    mode: str = "train"
+    seed: int = 0
+    unseen: tuple[str, ...] = ()
+    edges: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    torch_version: str = ""
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One rule's judgement.
+
+    Attributes:
+        rule: kebab-case name of the rule.
+        severity: ``"error"``, ``"warning"`` or ``"note"``.
+        layers: names of layers or parameters, the culprit first.
+        summary: what is wrong in one line, with the value and the allowance.
+        evidence: the numbers behind it, by name.
+        cause: why, in the field's terms, with numbers.
+        fix: lines of Python to paste, or ``""`` where none is known to help.
+        silence: how to silence exactly this finding.
+    """
+
+    rule: str
+    severity: Severity
+    layers: tuple[str, ...]
+    summary: str
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+    cause: str = ""
+    fix: str = ""
+    silence: str = ""
+
+    def __str__(self) -> str:
+        where = f" {self.layers[0]}" if self.layers else ""
+        return f"{self.severity} {self.rule}{where}: {self.summary}"
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Trace, findings and verdict: the one object that every surface shows.
+
+    Attributes:
+        model: the model in words: a spec or a class name.
+        ok: whether no finding is as severe as ``fail_on``.
+        findings: most severe first, ignored ones left out.
+        ignored: findings that the user silenced.
+        trace: what was measured.
+        response: how the function answered.
+        fail_on: ``"error"``, ``"warning"`` or ``"never"``.
+        reproduce: the line that repeats this check.
+        settings: the settings that differ from their defaults.
+    """
+
+    model: str
+    ok: bool
+    findings: tuple[Finding, ...]
+    trace: Trace
+    response: Response = field(default_factory=Response)
+    ignored: tuple[Finding, ...] = ()
+    fail_on: str = "error"
+    reproduce: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def layers(self) -> Mapping[str, LayerRecord]:
+        """Layer records by name, in call order."""
+        return self.trace.layers
+
+    @property
+    def parameters(self) -> Mapping[str, ParameterRecord]:
+        """Parameter records by name."""
+        return self.trace.parameters
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as JSON-ready data (NaN and infinities become the strings of JSON schema 1)."""
+        data = plain(self)
+        assert isinstance(data, dict)
+        return {"schema_version": SCHEMA_VERSION, **data}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Report:
+        """Return the report that :meth:`to_dict` turned into data.
+
+        Raises:
+            ValueError: the data has another schema version.
+        """
+        version = data.get("schema_version")
+        if version != SCHEMA_VERSION:
+            raise ValueError(f"a report of schema version {version!r} cannot be read: this version reads {SCHEMA_VERSION}")
+        trace = dict(data["trace"])
+        trace["layers"] = {k: _layer(v) for k, v in trace["layers"].items()}
+        trace["parameters"] = {k: _parameter(v) for k, v in trace["parameters"].items()}
+        trace["output"] = _stats(trace["output"])
+        trace["edges"] = {k: tuple(v) for k, v in trace["edges"].items()}
+        for key in ("inputs", "unseen"):
+            trace[key] = tuple(trace[key])
+        trace["loss"] = _number(trace["loss"])
+        response = {k: _number(v) for k, v in data["response"].items() if k not in ("movement", "details")}
+        return cls(
+            model=data["model"],
+            ok=data["ok"],
+            findings=tuple(_finding(f) for f in data["findings"]),
+            ignored=tuple(_finding(f) for f in data["ignored"]),
+            trace=Trace(**trace),
+            response=Response(
+                movement=tuple(_number(v) for v in data["response"]["movement"]),
+                details={k: _number(v) for k, v in data["response"]["details"].items()},
+                **response,
+            ),
+            fail_on=data["fail_on"],
+            reproduce=data["reproduce"],
+            settings=data["settings"],
+        )
+
+    def __str__(self) -> str:
+        from .render import terminal
+
+        return terminal(self)
+
+
+def plain(value: Any) -> Any:
+    """Return a record as dicts, lists, strings and numbers; non-finite floats become ``"nan"``, ``"inf"``, ``"-inf"``."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return str(value)
+
+
+def _number(value: Any) -> Any:
+    return float(value) if isinstance(value, str) and value in ("nan", "inf", "-inf") else value
+
+
+def _stats(data: Mapping[str, Any] | None) -> Stats | None:
+    return None if data is None else Stats(**{k: _number(v) for k, v in data.items()})
+
+
+def _layer(data: Mapping[str, Any]) -> LayerRecord:
+    d = {k: _number(v) for k, v in data.items()}
+    d.update(shape=tuple(d["shape"]), parameters=tuple(d["parameters"]))
+    d.update(activation=_stats(d["activation"]), gradient=_stats(d["gradient"]))
+    return LayerRecord(**d)
+
+
+def _parameter(data: Mapping[str, Any]) -> ParameterRecord:
+    d = {k: _number(v) for k, v in data.items()}
+    d.update(shape=tuple(d["shape"]), aliases=tuple(d["aliases"]))
+    d.update(value=_stats(d["value"]), gradient=_stats(d["gradient"]))
+    return ParameterRecord(**d)
+
+
+def _finding(data: Mapping[str, Any]) -> Finding:
+    evidence = {k: _number(v) for k, v in data["evidence"].items()}
+    return Finding(**{**data, "layers": tuple(data["layers"]), "evidence": evidence})

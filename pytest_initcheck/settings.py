@@ -1,0 +1,214 @@
+"""The one table of settings: pytest options, ini names, marker and keyword arguments, CLI flags and docs all come from it."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from fnmatch import fnmatchcase
+from typing import Any
+
+from .errors import SettingsError
+
+#: Bounds by layer glob; the last matching entry wins, ``(None, None)`` lifts the bound.
+Bounds = tuple[tuple[str, float | None, float | None], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One row of the table.
+
+    Attributes:
+        name: keyword argument; the option is ``--initcheck-NAME`` and the ini ``initcheck_NAME``, with ``_`` as ``-``
+            in the option.
+        default: value when nobody says anything.
+        parse: value of any surface (text, number, sequence) -> the value that :class:`Settings` holds;
+            raises :class:`SettingsError`.
+        help: one sentence; surfaces append the default.
+        metavar: placeholder in ``--help``.
+        repeat: the option may be given several times (ini: one a line).
+        choices: allowed words, where the set is closed.
+    """
+
+    name: str
+    default: Any
+    parse: Callable[[str, Any], Any]
+    help: str
+    metavar: str
+    repeat: bool = False
+    choices: tuple[str, ...] = ()
+
+
+def _fail(name: str, expected: str, got: object) -> SettingsError:
+    return SettingsError(f"{name} must be {expected} (got {got!r})")
+
+
+def _integer(minimum: int) -> Callable[[str, Any], int]:
+    def parse(name: str, value: Any) -> int:
+        try:
+            number = int(value) if not isinstance(value, bool | float) else None
+        except (TypeError, ValueError):
+            number = None
+        if number is None or number < minimum:
+            raise _fail(name, f"a whole number of at least {minimum}", value)
+        return number
+
+    return parse
+
+
+def _word(choices: tuple[str, ...]) -> Callable[[str, Any], str]:
+    def parse(name: str, value: Any) -> str:
+        if value not in choices:
+            raise _fail(name, "one of " + ", ".join(choices), value)
+        return str(value)
+
+    return parse
+
+
+def _text(name: str, value: Any) -> str | None:
+    if value is None or value == "":
+        return None
+    return str(value).removeprefix("torch.")
+
+
+def _words(name: str, value: Any) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    items = re.split(r"[,\s]+", value) if isinstance(value, str) else value
+    if not isinstance(items, Iterable):
+        raise _fail(name, "a list of words", value)
+    out: list[str] = []
+    for item in items:
+        if not isinstance(item, str):
+            raise _fail(name, "a list of words", value)
+        out += [word for word in re.split(r"[,\s]+", item) if word]
+    return tuple(out)
+
+
+def _bound(name: str, value: Any, whole: object) -> tuple[float | None, float | None]:
+    """``(low, high)`` or ``"low:high"``, either side may be missing."""
+    expected = "a pair (low, high) or 'low:high' with 0 <= low <= high"
+    sides = value.split(":") if isinstance(value, str) else value
+    if not isinstance(sides, tuple | list) or len(sides) != 2:
+        raise _fail(name, expected, whole)
+    try:
+        low, high = (None if s is None or s == "" else float(s) for s in sides)
+    except (TypeError, ValueError):
+        raise _fail(name, expected, whole) from None
+    for side in (low, high):
+        if side is not None and (math.isnan(side) or side < 0):
+            raise _fail(name, expected, whole)
+    if low is not None and high is not None and low > high:
+        raise _fail(name, expected, whole)
+    return low, high
+
+
+def _bounds(name: str, value: Any) -> Bounds:
+    """``(low, high)``, ``{"glob": (low, high)}``, ``"low:high"``, ``"glob=low:high"`` or a list of the last two."""
+    if value is None or value == "":
+        return ()
+    if isinstance(value, Mapping):
+        rows = [(str(glob), pair) for glob, pair in value.items()]
+    elif isinstance(value, str):
+        rows = [_glob_and_pair(item) for item in re.split(r"[,\s]+", value) if item]
+    elif isinstance(value, tuple | list) and value and all(isinstance(v, str) and ":" in v for v in value):
+        rows = [_glob_and_pair(item) for v in value for item in re.split(r"[,\s]+", v) if item]
+    elif isinstance(value, tuple | list) and value and all(isinstance(v, tuple | list) and len(v) == 3 for v in value):
+        rows = [(str(glob), (low, high)) for glob, low, high in value]
+    elif isinstance(value, tuple | list) and not value:
+        return ()
+    else:
+        rows = [("*", value)]
+    return tuple((glob, *_bound(name, pair, value)) for glob, pair in rows)
+
+
+def _glob_and_pair(item: str) -> tuple[str, str]:
+    glob, eq, pair = item.rpartition("=")
+    return (glob, pair) if eq else ("*", pair)
+
+
+SETTINGS: tuple[Setting, ...] = (
+    Setting("seed", 0, _integer(0), "seed of inputs, dropout and random directions; a factory builds under it too", "N"),
+    Setting("seeds", 1, _integer(1), "number of initialisations to look at, where the model is a factory", "N"),
+    Setting("device", None, _text, "device to probe on; a model that lives elsewhere is copied there", "DEVICE"),
+    Setting("dtype", None, _text, "floating dtype to probe in (float32, bfloat16, float16, float64); a copy is cast", "DTYPE"),
+    Setting("mode", "train", _word(("train", "eval", "as-is")), "mode of the modules during the probe", "MODE",
+            choices=("train", "eval", "as-is")),
+    Setting("activation_std", (), _bounds, "bounds on every layer's activation std, LOW:HIGH or GLOB=LOW:HIGH", "BOUNDS", repeat=True),
+    Setting("gradient_std", (), _bounds, "bounds on every layer's gradient std, LOW:HIGH or GLOB=LOW:HIGH", "BOUNDS", repeat=True),
+    Setting("ignore", (), _words, "findings to silence, RULE or RULE:LAYER-GLOB", "RULES", repeat=True),
+    Setting("select", (), _words, "only these rules, RULE or RULE:LAYER-GLOB", "RULES", repeat=True),
+    Setting("frozen", (), _words, "globs of parameters that are frozen on purpose", "GLOBS", repeat=True),
+    Setting("fail_on", "error", _word(("error", "warning", "never")), "least severity that fails", "SEVERITY",
+            choices=("error", "warning", "never")),
+    Setting("deferred", None, _text, "also build on the meta device and run this init function of the model", "METHOD"),
+)
+
+BY_NAME: Mapping[str, Setting] = {s.name: s for s in SETTINGS}
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The settings of one check, parsed; see :data:`SETTINGS` for what each means."""
+
+    seed: int = 0
+    seeds: int = 1
+    device: str | None = None
+    dtype: str | None = None
+    mode: str = "train"
+    activation_std: Bounds = ()
+    gradient_std: Bounds = ()
+    ignore: tuple[str, ...] = ()
+    select: tuple[str, ...] = ()
+    frozen: tuple[str, ...] = ()
+    fail_on: str = "error"
+    deferred: str | None = None
+    #: Settings that somebody gave, by name, as given: what the reproduction line shows.
+    given: Mapping[str, Any] = field(default_factory=dict, compare=False)
+
+    @classmethod
+    def of(cls, *layers: Mapping[str, Any], prefix: str = "") -> Settings:
+        """Return the settings that several surfaces ask for, the first one that gives a value winning.
+
+        Args:
+            layers: mappings name -> value, most important first; ``None`` means "not given".
+            prefix: put before names in messages (``"--initcheck-"``).
+
+        Raises:
+            SettingsError: a name is unknown or a value cannot be used.
+        """
+        for layer in layers:
+            for name in layer:
+                if name not in BY_NAME:
+                    raise SettingsError(f"unknown setting {prefix}{name} (known: {', '.join(BY_NAME)})")
+        given: dict[str, Any] = {}
+        for name in BY_NAME:
+            for layer in layers:
+                if layer.get(name) is not None:
+                    given[name] = layer[name]
+                    break
+        parsed = {name: BY_NAME[name].parse(prefix + name, value) for name, value in given.items()}
+        return cls(**parsed, given={n: v for n, v in parsed.items() if v != getattr(_DEFAULTS, n)})
+
+
+_DEFAULTS = Settings()
+assert [f.name for f in fields(Settings)][:-1] == [s.name for s in SETTINGS], "the table and the record disagree"
+
+
+def matches(patterns: Iterable[str], rule: str, names: Iterable[str]) -> bool:
+    """Return whether ``rule`` on any of ``names`` is meant by one of ``patterns`` (``RULE`` or ``RULE:GLOB``, ``*`` in both)."""
+    for pattern in patterns:
+        wanted, colon, glob = pattern.partition(":")
+        if fnmatchcase(rule, wanted) and (not colon or any(fnmatchcase(name, glob) for name in names)):
+            return True
+    return False
+
+
+def bound_for(bounds: Bounds, name: str) -> tuple[float | None, float | None]:
+    """Return the bound that applies to the layer ``name``: the last entry whose glob matches, else none."""
+    found: tuple[float | None, float | None] = (None, None)
+    for glob, low, high in bounds:
+        if fnmatchcase(name, glob):
+            found = (low, high)
+    return found
