@@ -1,0 +1,1 @@
+"""Everything pytest: options, markers, the fixture, items and the summary."""
