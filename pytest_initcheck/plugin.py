@@ -1,1 +1,214 @@
-"""Everything pytest: options, markers, the fixture, items and the summary."""
+"""Everything pytest sees: options, markers, the fixture, collection, and the lines at the end of a run.
+
+Idle (no ``--initcheck``, no fixture used) this imports no torch, prints nothing and only reads its configuration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from . import configuration
+from .configuration import CONFIGURATION
+from .errors import InitcheckError, TargetError, UnhealthyInit
+from .items import REPORTS, ModelItem, case_item, case_of, run_check, target_item
+from .settings import SETTINGS
+
+if TYPE_CHECKING:
+    from .records import Report
+    from .targets import Target
+
+#: Names of decorated factories that were not collected, because nobody asked.
+_LEFT_OUT = pytest.StashKey[list[str]]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    configuration.register(parser)
+
+
+def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
+    from . import hookspecs
+
+    pluginmanager.add_hookspecs(hookspecs)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    arguments = ", ".join(f"{s.name}={s.default!r}" for s in SETTINGS)
+    config.addinivalue_line(
+        "markers",
+        f"initcheck({arguments}): settings for the models checked in this test; every item that checks a model has it",
+    )
+    try:
+        config.stash[CONFIGURATION] = found = configuration.read(config)
+        config.stash[_LEFT_OUT] = []
+        if found.enabled:
+            config.pluginmanager.register(Gate(config), "initcheck-gate")
+    except InitcheckError as e:
+        raise pytest.UsageError(str(e)) from None
+
+
+# -- the fixture
+
+
+class Check:
+    """The value of the ``initcheck`` fixture."""
+
+    def __init__(self, item: pytest.Item) -> None:
+        self._item = item
+
+    def __call__(self, model: Any, inputs: Any = None, *, loss: Any = None, **settings: Any) -> Report:
+        """Return the report of a healthy model; raise :class:`UnhealthyInit` for any other.
+
+        Args:
+            model: module, or factory without arguments.
+            inputs: as ``check_init`` accepts them.
+            loss: as ``check_init`` accepts it.
+            **settings: settings of ``check_init``; those not given come from the marker, the command line, the ini.
+        """
+        __tracebackhide__ = True
+        name = getattr(model, "__name__", None) or type(model).__name__
+        report = run_check(self._item, model, inputs, loss=loss, asked=settings, name=name)
+        if not report.ok:
+            raise UnhealthyInit(str(report), report=report)
+        return report
+
+
+@pytest.fixture
+def initcheck(request: pytest.FixtureRequest) -> Check:
+    """Assert that a model trains from the weights it starts with: initcheck(model, inputs)."""
+    return Check(request.node)
+
+
+# -- collection
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pycollect_makeitem(collector: pytest.Module | pytest.Class, name: str, obj: object) -> list[ModelItem] | None:
+    case = case_of(obj)
+    if case is None:
+        return None
+    if collector.config.stash[CONFIGURATION].enabled:
+        return [case_item(collector, name, case)]
+    collector.config.stash[_LEFT_OUT].append(name)
+    return []
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        try:
+            configuration.check_markers(item)
+        except InitcheckError as e:
+            raise pytest.UsageError(f"{item.nodeid}: {e}") from None
+
+
+def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
+    found = config.stash[CONFIGURATION]
+    count = len(found.models) + len(config.stash[_LEFT_OUT])
+    if found.enabled or not count or config.get_verbosity("initcheck") <= 0:
+        return []
+    return [f"initcheck: {_models(count)} left out (--initcheck checks them)"]
+
+
+def _models(count: int) -> str:
+    return f"{count} model{'' if count == 1 else 's'}"
+
+
+class Gate:
+    """What ``--initcheck`` adds to a run: the configured models as items, and the lines at its end."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+        self._targets = _parse(config.stash[CONFIGURATION].models, "initcheck_models")
+        self._left_out = 0
+        #: What each test or item checked, by node id: a test that is run again replaces what it said before.
+        self._records: dict[str, list[dict[str, Any]]] = {}
+
+    @pytest.hookimpl(tryfirst=True)  # before -k and -m choose
+    def pytest_collection_modifyitems(self, session: pytest.Session, items: list[pytest.Item]) -> None:
+        targets = list(self._targets)
+        for lines in self._config.hook.pytest_initcheck_models(config=self._config):
+            targets += _parse(lines, "pytest_initcheck_models")
+        targets.sort(key=lambda target: target.id)  # the same order in every worker
+        for one, other in zip(targets, targets[1:], strict=False):
+            if one.id == other.id:
+                raise pytest.UsageError(f"initcheck_models names {one.id} twice: name it once")
+        if _names_single_tests(self._config):
+            self._left_out = len(targets)
+            return
+        root = self._config.inipath.parent if self._config.inipath else self._config.rootpath
+        items += [target_item(session, target, root) for target in targets]
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(
+        self, item: pytest.Item, call: pytest.CallInfo[None]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        """Put what was checked on the test's report as plain data: that is what crosses from xdist's workers."""
+        report = yield
+        if call.when == "call":
+            records = _as_data(item, report)
+            if records:
+                report.initcheck = records  # type: ignore[attr-defined]
+        return report
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        records = getattr(report, "initcheck", None)
+        if records:
+            self._records[report.nodeid] = records
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        verbosity = self._config.get_verbosity("initcheck")
+        if verbosity < -1:
+            return
+        records = [record for found in self._records.values() for record in found]
+        if verbosity > 0 and records:
+            terminalreporter.section("initcheck", sep="-", bold=True)
+            for record in records:
+                if record["ok"]:
+                    terminalreporter.write_line(record["line"])
+        terminalreporter.write_line(f"initcheck: {self._sums(records)}")
+
+    def _sums(self, records: list[dict[str, Any]]) -> str:
+        if not records and not self._left_out:
+            return "no model was checked (name models in the ini initcheck_models, or decorate factories with model_case)"
+        parts = [_models(len(records))]
+        unhealthy = sum(record["ok"] is False for record in records)
+        unknown = sum(record["ok"] is None for record in records)
+        if unhealthy:
+            parts.append(f"{unhealthy} unhealthy")
+        if unknown:
+            parts.append(f"{unknown} could not be checked")
+        if self._left_out:
+            parts.append(f"{self._left_out} of initcheck_models left out because single files or tests were named")
+        return ", ".join(parts)
+
+
+def _parse(lines: Any, source: str) -> list[Target]:
+    from .targets import parse_target
+
+    if not isinstance(lines, list | tuple) or not all(isinstance(line, str) for line in lines):
+        raise pytest.UsageError(f"{source} must give a list of lines (got {lines!r})")
+    try:
+        return [parse_target(line) for line in lines]
+    except TargetError as e:
+        raise pytest.UsageError(f"{source}: {e}") from None
+
+
+def _names_single_tests(config: pytest.Config) -> bool:
+    """Whether every argument is a file or a test: then only those are wanted, not all models of the project."""
+    here = config.invocation_params.dir
+    return all("::" in argument or Path(here, argument).is_file() for argument in config.args)
+
+
+def _as_data(item: pytest.Item, report: pytest.TestReport) -> list[dict[str, Any]]:
+    checked = item.stash.get(REPORTS, [])
+    if checked:
+        from .render import summary_line
+
+        del item.stash[REPORTS]
+        return [{"line": summary_line(found), **found.to_dict()} for found in checked]
+    if isinstance(item, ModelItem) and report.failed:
+        return [{"line": str(report.longrepr).partition("\n")[0], "model": item.subject, "ok": None}]
+    return []

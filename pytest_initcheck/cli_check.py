@@ -1,0 +1,116 @@
+"""``initcheck check SPEC``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import traceback
+from typing import TYPE_CHECKING, Any
+
+from .cli import COULD_NOT_TELL, HEALTHY, UNHEALTHY, add_output_arguments, columns, use_color
+from .errors import InitcheckError
+from .options import add_options, given
+from .settings import Settings
+
+if TYPE_CHECKING:
+    import pluggy
+
+    from .records import Report
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``initcheck check``."""
+    parser.add_argument(
+        "specs",
+        nargs="+",
+        metavar="SPEC",
+        help="pkg.mod:Factory, path/file.py:Factory, timm:NAME, torchvision:NAME or hf:NAME",
+    )
+    parser.add_argument(
+        "--input",
+        action="append",
+        metavar="SHAPE",
+        help="example input such as 2x3x32x32 or 8x64:int64, once for each argument of the model (default: inferred)",
+    )
+    parser.add_argument("--format", choices=("text", "json"), default="text", help="(default: text)")
+    add_output_arguments(parser)
+    add_options(parser.add_argument)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Check every model; one that cannot be checked does not keep the others from it."""
+    asked = given(arguments)
+    inputs = "; ".join(arguments.input) if arguments.input else None
+    hook = _plugins().hook
+    reports: list[Report] = []
+    status = HEALTHY
+    for spec in arguments.specs:
+        try:
+            report = _check(spec, inputs, asked, hook)
+        except InitcheckError as e:
+            if arguments.verbose and e.__cause__:
+                traceback.print_exception(e.__cause__)
+            print(f"initcheck: {e}", file=sys.stderr)
+            status = COULD_NOT_TELL
+            continue
+        if not report.ok and status == HEALTHY:
+            status = UNHEALTHY
+        if arguments.format == "text":
+            _print(report, arguments, first=not reports)
+        reports.append(report)
+    if arguments.format == "json":
+        _print_json(reports, several=len(arguments.specs) > 1)
+    elif len(arguments.specs) > 1 and not arguments.quiet:
+        unhealthy = sum(not report.ok for report in reports)
+        unknown = len(arguments.specs) - len(reports)
+        print(f"\n{len(arguments.specs)} models, {unhealthy} unhealthy, {unknown} could not be checked")
+    return status
+
+
+def _plugins() -> pluggy.PluginManager:
+    import pluggy
+
+    from . import hookspecs
+
+    manager = pluggy.PluginManager("pytest")
+    manager.add_hookspecs(hookspecs)
+    manager.load_setuptools_entrypoints("initcheck")
+    return manager
+
+
+def _check(spec: str, inputs: str | None, asked: dict[str, Any], hook: Any) -> Report:
+    from .check import check
+    from .items import Case, case_of
+    from .targets import load
+
+    model = load(spec)
+    # What model_case says about a factory holds here too, so that a failed item can be repeated with its spec.
+    case = case_of(getattr(model, "__wrapped__", None)) or Case(model)
+    given_inputs = inputs if inputs is not None else case.inputs
+    if given_inputs is None:
+        given_inputs = hook.pytest_initcheck_inputs(name=spec)
+    loss = case.loss if case.loss is not None else hook.pytest_initcheck_loss(name=spec)
+    report = check(model, given_inputs, loss=loss, settings=Settings.of(asked, case.settings), name=spec)
+    hook.pytest_initcheck_report(report=report)
+    return report
+
+
+def _print(report: Report, arguments: argparse.Namespace, *, first: bool) -> None:
+    from .render import summary_line, terminal
+
+    if arguments.quiet:
+        print(summary_line(report))
+        return
+    if not first:
+        print()
+    print(terminal(report, verbose=arguments.verbose, color=use_color(arguments.color), width=columns()))
+
+
+def _print_json(reports: list[Report], *, several: bool) -> None:
+    from .render import json_text
+
+    texts = [json_text(report) for report in reports]
+    if several:
+        print("[" + ",\n".join(texts) + "]")
+    elif texts:
+        print(texts[0])

@@ -1,0 +1,125 @@
+"""What pytest's options, ini and markers say, read and checked once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from .errors import SettingsError
+from .options import add_options, described, given, validate
+from .settings import SETTINGS, Settings
+
+PREFIX = "initcheck-"
+_INI = {s.name: f"initcheck_{s.name}" for s in SETTINGS}
+_MARKER = {s.name: s.name for s in SETTINGS}
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """Everything that configures a run.
+
+    Attributes:
+        enabled: whether models are collected (``--initcheck``).
+        models: lines of ``initcheck_models``.
+        command_line: settings given as options.
+        ini: settings given in the configuration file.
+        junit: whether items write JUnit properties.
+    """
+
+    enabled: bool
+    models: tuple[str, ...]
+    command_line: Mapping[str, Any]
+    ini: Mapping[str, Any]
+    junit: bool
+
+
+CONFIGURATION = pytest.StashKey[Configuration]()
+
+
+def register(parser: pytest.Parser) -> None:
+    """Add the options and the ini names."""
+    group = parser.getgroup("initcheck", "will the models train from the weights they start with?")
+    group.addoption(
+        "--initcheck",
+        action="store_true",
+        default=None,  # tells "not given", which leaves it to the ini
+        help="check the models of initcheck_models and of model_case where they start (ini: initcheck = true)",
+    )
+    add_options(group.addoption, PREFIX)
+    parser.addini(
+        "initcheck", "check models in every run, as --initcheck does (default: false)", type="bool", default=False
+    )
+    parser.addini(
+        "initcheck_models",
+        "models to check with --initcheck, one a line: SPEC [input=SHAPE] [SETTING=VALUE]; SPEC is pkg.mod:Factory, "
+        "path/file.py:Factory, timm:NAME, torchvision:NAME or hf:NAME",
+        type="linelist",
+        default=[],
+    )
+    parser.addini(
+        "initcheck_junit", "write verdict and findings as JUnit properties (default: false)", type="bool", default=False
+    )
+    parser.addini(
+        "verbosity_initcheck", "verbosity of reports, a whole number (default: auto, as -v and -q say)", default="auto"
+    )
+    for setting in SETTINGS:
+        parser.addini(
+            _INI[setting.name],
+            described(setting),
+            type="linelist" if setting.repeat else "int" if isinstance(setting.default, int) else "string",
+            default=None,
+        )
+
+
+def read(config: pytest.Config) -> Configuration:
+    """Return what options and ini say.
+
+    Raises:
+        SettingsError: a value cannot be used; the message names the option or the ini.
+        pytest.UsageError: an ini value is of another type.
+    """
+    ini = {name: _getini(config, key) for name, key in _INI.items()}
+    ini = {name: value for name, value in ini.items() if value is not None}
+    validate(ini, _INI)
+    try:
+        config.get_verbosity("initcheck")
+    except ValueError:
+        value = config.getini("verbosity_initcheck")
+        raise SettingsError(f"verbosity_initcheck must be a whole number or auto (got {value!r})") from None
+    flag = config.getoption("initcheck")
+    return Configuration(
+        enabled=bool(_getini(config, "initcheck") if flag is None else flag),
+        models=tuple(_getini(config, "initcheck_models")),
+        command_line=given(config.option, PREFIX),
+        ini=ini,
+        junit=bool(_getini(config, "initcheck_junit")),
+    )
+
+
+def _getini(config: pytest.Config, name: str) -> Any:
+    try:
+        return config.getini(name)
+    except (TypeError, ValueError) as e:  # before pytest 9.2, which raises UsageError itself
+        raise pytest.UsageError(f"{name}: {e}") from None
+
+
+def check_markers(item: pytest.Item) -> None:
+    """Raise :class:`SettingsError` unless every ``initcheck`` marker of the item can be used."""
+    for mark in item.iter_markers("initcheck"):
+        if mark.args:
+            raise SettingsError(f"the marker initcheck takes keywords only (got {mark.args[0]!r})")
+        validate(mark.kwargs, _MARKER)
+
+
+def settings_for(item: pytest.Item, asked: Mapping[str, Any]) -> Settings:
+    """Return the settings of a check in ``item``: call, then marker (closest first), command line, ini, defaults.
+
+    Raises:
+        SettingsError: a name or a value of ``asked`` cannot be used.
+    """
+    configuration = item.config.stash[CONFIGURATION]
+    markers = [mark.kwargs for mark in item.iter_markers("initcheck")]
+    return Settings.of(asked, *markers, configuration.command_line, configuration.ini)

@@ -1,0 +1,58 @@
+"""Hooks for conftest.py and for other plugins; the ``initcheck`` command calls them too.
+
+Implement any of them in a ``conftest.py`` or in an installed plugin; leave out the arguments you do not need. The
+command knows no ``conftest.py``: it loads the installed plugins that name themselves in the entry point group
+``initcheck``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+if TYPE_CHECKING:
+    from .records import Report
+
+#: pytest's own marker: one module serves pytest's plugin manager and the command's.
+hookspec = pluggy.HookspecMarker("pytest")
+
+
+@hookspec
+def pytest_initcheck_models(config: Any) -> Iterable[str] | None:
+    """Return further models to check with ``--initcheck``, each written as a line of the ini ``initcheck_models``.
+
+    Args:
+        config: pytest's configuration.
+    """
+
+
+@hookspec(firstresult=True)
+def pytest_initcheck_inputs(name: str) -> Any:
+    """Return example inputs for a model that was given none, or ``None`` to leave it to others.
+
+    Args:
+        name: the spec of the model, or ``tests/test_models.py:factory`` for a factory in a test module.
+
+    Returns:
+        What ``check_init`` accepts as ``inputs``: a tensor, a tuple, a dict, a callable or a shape string.
+    """
+
+
+@hookspec(firstresult=True)
+def pytest_initcheck_loss(name: str) -> Callable[[Any], Any] | None:
+    """Return the loss to use for a model that was given none: a callable on the output, or ``None``.
+
+    Args:
+        name: the spec of the model, or ``tests/test_models.py:factory`` for a factory in a test module.
+    """
+
+
+@hookspec
+def pytest_initcheck_report(report: Report) -> None:
+    """Called with every report, in the process that made it, before it is shown or judged.
+
+    Args:
+        report: what was measured and concluded.
+    """

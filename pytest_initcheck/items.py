@@ -1,0 +1,218 @@
+"""Models as pytest items: those that configuration names, and factories in test modules."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import pytest
+
+from .configuration import CONFIGURATION, settings_for
+from .errors import InitcheckError, SettingsError, UnhealthyInit
+from .settings import Settings
+
+if TYPE_CHECKING:
+    import os
+
+    from _pytest._code.code import TerminalRepr, TracebackStyle
+
+    from .records import Report
+    from .targets import Target
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+#: Reports of the models that a test or an item has checked, in order.
+REPORTS = pytest.StashKey[list["Report"]]()
+
+
+def run_check(item: pytest.Item, model: Any, inputs: Any, *, loss: Any, asked: Mapping[str, Any], name: str) -> Report:
+    """Check a model for a test or an item, ask and tell the hooks, and keep the report for the end of the run."""
+    from .check import check
+
+    settings = settings_for(item, asked)
+    hook = item.ihook
+    if inputs is None:
+        inputs = hook.pytest_initcheck_inputs(name=name)
+    if loss is None:
+        loss = hook.pytest_initcheck_loss(name=name)
+    report = check(model, inputs, loss=loss, settings=settings, name=name)
+    hook.pytest_initcheck_report(report=report)
+    item.stash.setdefault(REPORTS, []).append(report)
+    return report
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """What :func:`model_case` was told about a factory.
+
+    Attributes:
+        factory: the function or class itself.
+        inputs: as ``check_init`` accepts them.
+        loss: as ``check_init`` accepts it.
+        settings: settings by name, as given.
+    """
+
+    factory: Callable[..., Any]
+    inputs: Any = None
+    loss: Any = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+def model_case(inputs: Any = None, *, loss: Any = None, **settings: Any) -> Callable[[F], F]:
+    """Mark a model class or factory of a test module to be checked by ``pytest --initcheck``.
+
+    The factory itself is returned unchanged, so it can still be called::
+
+        @model_case("2x3x32x32", ignore=["dead-units:head.*"])
+        def resnet():
+            return ResNet(depth=18)
+
+    Args:
+        inputs: example inputs as ``check_init`` accepts them; inferred if not given.
+        loss: loss as ``check_init`` accepts it.
+        **settings: the settings of ``check_init``.
+
+    Raises:
+        SettingsError: a setting is unknown or has a value that cannot be used, or the factory takes arguments.
+    """
+    Settings.of(settings)
+
+    def mark(factory: F) -> F:
+        name = getattr(factory, "__name__", "the factory")
+        if not callable(factory):
+            raise SettingsError(f"model_case must decorate a factory or a model class (got {type(factory).__name__})")
+        try:
+            inspect.signature(factory).bind()
+        except TypeError as e:
+            raise SettingsError(f"model_case: {name} must be callable without arguments ({e}): wrap it in one that is") from None
+        factory.__initcheck_case__ = Case(factory, inputs, loss, dict(settings))  # type: ignore[attr-defined]
+        return factory
+
+    return mark
+
+
+def case_of(value: object) -> Case | None:
+    """Return what :func:`model_case` said about this very object (not about a base class or a wrapped function)."""
+    case = getattr(value, "__dict__", {}).get("__initcheck_case__")
+    return case if isinstance(case, Case) and case.factory is value else None
+
+
+class ModelItem(pytest.Item):
+    """One model to check. It passes if the model is healthy; what fails is reported by its diagnosis alone."""
+
+    def __init__(
+        self,
+        *,
+        subject: str,
+        model: Callable[[], Any],
+        inputs: Any,
+        loss: Any,
+        asked: Mapping[str, Any],
+        where: tuple[os.PathLike[str] | str, int | None],
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.subject = subject
+        self._model = model
+        self._inputs = inputs
+        self._loss = loss
+        self._asked = asked
+        self._where = where
+        self.add_marker("initcheck")
+
+    def runtest(self) -> None:
+        """Probe the model and raise :class:`UnhealthyInit` if it is unhealthy."""
+        report = run_check(
+            self, self._model(), self._inputs, loss=self._loss, asked=self._asked, name=self.subject
+        )
+        if self.config.stash[CONFIGURATION].junit:
+            self.user_properties += [
+                ("initcheck_ok", str(report.ok).lower()),
+                *(("initcheck_finding", str(finding)) for finding in report.findings),
+            ]
+        if not report.ok:
+            raise UnhealthyInit("unhealthy", report=report)
+
+    def repr_failure(
+        self, excinfo: pytest.ExceptionInfo[BaseException], style: TracebackStyle | None = None
+    ) -> str | TerminalRepr:
+        """Return the rendered report, or the one sentence of an error of ours; anything else keeps its traceback.
+
+        The first line is what pytest's short summary shows.
+        """
+        error = excinfo.value
+        verbosity = max(0, self.config.get_verbosity("initcheck"))
+        if isinstance(error, UnhealthyInit) and error.report is not None:
+            from .render import terminal
+
+            return terminal(error.report, verbose=verbosity, width=_width(self.config))
+        if isinstance(error, InitcheckError) and not (verbosity and error.__cause__):
+            return str(error)
+        return super().repr_failure(excinfo, style)
+
+    def reportinfo(self) -> tuple[os.PathLike[str] | str, int | None, str]:
+        """Where the model is written down, and the title of its failure."""
+        return (*self._where, f"initcheck {self.subject}")
+
+
+def target_item(session: pytest.Session, target: Target, root: Path) -> ModelItem:
+    """Return the item of a configured model; nothing of the model is imported before it runs."""
+
+    def model() -> Any:
+        from .targets import load
+
+        return load(target, root=root)
+
+    where = (session.config.inipath or session.config.rootpath, None)
+    return ModelItem.from_parent(  # type: ignore[no-any-return]
+        session,
+        name=target.id,
+        nodeid=f"initcheck::{target.id}",
+        subject=target.spec,
+        model=model,
+        inputs=target.inputs,
+        loss=None,
+        asked=target.settings,
+        where=where,
+    )
+
+
+def case_item(collector: pytest.Module | pytest.Class, name: str, case: Case) -> ModelItem:
+    """Return the item of a factory in a test module."""
+    file = collector.path
+    subject = f"{_relative(file, collector.config.rootpath)}:{name}"
+    item = ModelItem.from_parent(
+        collector,
+        name=name,
+        subject=subject,
+        model=lambda: case.factory,
+        inputs=case.inputs,
+        loss=case.loss,
+        asked=case.settings,
+        where=(file, _line(case.factory)),
+    )
+    for mark in getattr(case.factory, "pytestmark", ()):  # @pytest.mark.slow above or below @model_case
+        item.own_markers.append(mark)
+        item.keywords[mark.name] = mark
+    return item  # type: ignore[no-any-return]
+
+
+def _relative(path: Path, root: Path) -> str:
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
+
+
+def _line(factory: Callable[..., Any]) -> int | None:
+    """Line of the definition, counted from zero as pytest does."""
+    try:
+        return inspect.getsourcelines(factory)[1] - 1
+    except (OSError, TypeError):
+        return None
+
+
+def _width(config: pytest.Config) -> int:
+    """Columns to render for; workers of xdist have no terminal."""
+    reporter: Any = config.pluginmanager.get_plugin("terminalreporter")
+    return min(120, max(80, reporter._tw.fullwidth)) if reporter is not None else 80

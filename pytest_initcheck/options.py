@@ -1,0 +1,67 @@
+"""The settings as options: one function adds them to pytest and to the command, one reads them back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from .errors import SettingsError
+from .settings import SETTINGS, Setting
+
+
+def flag(setting: Setting, prefix: str = "") -> str:
+    """Return the option of a setting: ``--activation-std`` (with the prefix ``initcheck-``: ``--initcheck-activation-std``)."""
+    return f"--{prefix}{setting.name.replace('_', '-')}"
+
+
+def add_options(add: Callable[..., Any], prefix: str = "") -> None:
+    """Add one option for each setting; its value is ``None`` where it was not given.
+
+    Args:
+        add: ``add_argument`` of an argparse parser or ``addoption`` of a pytest group.
+        prefix: put before each name: ``"initcheck-"`` for pytest.
+    """
+    for setting in SETTINGS:
+        add(
+            flag(setting, prefix),
+            dest=_dest(setting, prefix),
+            action="append" if setting.repeat else "store",
+            default=None,
+            metavar="{" + ",".join(setting.choices) + "}" if setting.choices else setting.metavar,
+            help=described(setting),
+        )
+
+
+def given(namespace: Any, prefix: str = "") -> dict[str, Any]:
+    """Return the settings that somebody gave on the command line, name -> text (a list where repeatable).
+
+    Raises:
+        SettingsError: a value cannot be used; the message names the option.
+    """
+    values = {s.name: getattr(namespace, _dest(s, prefix), None) for s in SETTINGS}
+    values = {name: value for name, value in values.items() if value is not None}
+    validate(values, {s.name: flag(s, prefix) for s in SETTINGS})
+    return values
+
+
+def validate(values: Mapping[str, Any], called: Mapping[str, str]) -> None:
+    """Raise :class:`SettingsError` unless every value can be used; ``called`` is what the user calls each setting."""
+    for setting in SETTINGS:
+        if setting.name in values:
+            setting.parse(called[setting.name], values[setting.name])
+    for name in values:
+        if name not in called:
+            raise SettingsError(f"unknown setting {name!r} (known: {', '.join(called)})")
+
+
+def described(setting: Setting) -> str:
+    """Return the help sentence of a setting, its default at the end."""
+    default = ", ".join(setting.default) if isinstance(setting.default, tuple) else setting.default
+    repeatable = "; repeatable" if setting.repeat else ""
+    return f"{setting.help}{repeatable} (default: {'none' if default in (None, '') else default})"
+
+
+def _dest(setting: Setting, prefix: str) -> str:
+    return f"{prefix.replace('-', '_')}{setting.name}"
+
+
