@@ -1,0 +1,189 @@
+"""What to feed a model: the user's inputs, a shape string, or what the model itself says about them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .errors import ProbeError, SettingsError
+from .infer import WHAT_TO_PASS, infer
+from .shapes import Shape, draw, parse_shapes
+from .state import has_lazy, untouched
+
+
+@dataclass(frozen=True)
+class Call:
+    """How the model is called.
+
+    Attributes:
+        args: positional arguments.
+        kwargs: keyword arguments.
+        described: one entry for each tensor: ``"float32[2, 3, 32, 32]"``, ``"input_ids int64[4, 64]"``.
+        batch: number of samples; ``None`` where no input has a dimension.
+        source: where the inputs come from: ``"given"``, ``"shape"``, ``"example_input_array"``, ``"dummy_inputs"``,
+            ``"input_size"``, ``"first layer NAME"``.
+    """
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    described: tuple[str, ...]
+    batch: int | None
+    source: str
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Every tensor among the arguments."""
+        return tuple(t for _, t in walk((self.args, self.kwargs)))
+
+
+def resolve_inputs(
+    model: nn.Module,
+    inputs: Any,
+    *,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | str | None = None,
+    seed: int = 0,
+) -> Call:
+    """Return how to call ``model``: with ``inputs`` in whatever form they come, or with what the model lets infer.
+
+    The user's tensors are not written to: they are copied where a model could overwrite them.
+
+    Args:
+        model: the module that will be called.
+        inputs: tensor, tuple (positional), dict (keywords), tuple ending in a dict (both), callable that returns one of
+            these, shape string, or ``None``.
+        device: where inputs go; the model's device if ``None``.
+        dtype: what floating inputs are cast to; if ``None``, they are cast only where the model is half precision.
+        seed: seed of inputs that are made up.
+
+    Raises:
+        SettingsError: a shape string cannot be read, or ``inputs`` is of no known form.
+        ProbeError: ``inputs`` is ``None`` and the model does not let them be inferred, or the callable failed.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    source = "given"
+    if callable(inputs) and not isinstance(inputs, nn.Module):
+        try:
+            inputs = inputs()
+        except Exception as error:
+            raise ProbeError(f"the inputs callable raised {type(error).__name__}: {error}") from error
+    if isinstance(inputs, str):
+        args, kwargs = _from_shapes(parse_shapes(inputs), model, generator)
+        source = "shape"
+    elif inputs is None:
+        args, kwargs, source = infer(model, generator, lambda args: _runs(model, args))
+    else:
+        args, kwargs = _as_call(inputs)
+    where = torch.device(device) if device is not None else _device_of(model)
+    wanted = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+    if wanted is None:
+        wanted = _half(model)
+    args, kwargs = _moved((args, kwargs), where, wanted)
+    described = tuple(_describe(name, t) for name, t in walk((args, kwargs)))
+    return Call(args, kwargs, described, _batch(model, args, kwargs), source)
+
+
+def walk(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Yield ``(keyword, tensor)`` for every tensor in nested tuples, lists and dicts, in order."""
+    if isinstance(value, Tensor):
+        yield name, value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from walk(item, str(key))
+    elif isinstance(value, tuple | list):
+        for item in value:
+            yield from walk(item, name)
+
+
+def _runs(model: nn.Module, args: tuple[Any, ...]) -> bool:
+    if has_lazy(model):
+        return True  # it would be given its shape for good
+    placed = _moved(args, _device_of(model), _half(model))
+    with untouched(model), torch.no_grad():
+        try:
+            model(*placed)
+        except Exception:
+            return False
+    return True
+
+
+def _from_shapes(
+    shapes: tuple[Shape, ...], model: nn.Module, generator: torch.Generator
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    args = tuple(draw(s, model, generator) for s in shapes if s.name is None)
+    return args, {s.name: draw(s, model, generator) for s in shapes if s.name is not None}
+
+
+def _as_call(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if isinstance(inputs, Tensor):
+        return (inputs,), {}
+    if isinstance(inputs, Mapping):
+        if not all(isinstance(k, str) for k in inputs):
+            raise SettingsError(
+                "inputs given as a dict are keyword arguments, so every key must be a string; "
+                "wrap the dict in a tuple, (batch, {}), to pass it as it is"
+            )
+        return (), dict(inputs)
+    if isinstance(inputs, tuple):
+        if inputs and isinstance(inputs[-1], dict) and all(isinstance(k, str) for k in inputs[-1]):
+            return inputs[:-1], dict(inputs[-1])
+        return inputs, {}
+    if isinstance(inputs, list):
+        return (inputs,), {}
+    raise SettingsError(
+        f"inputs must be a tensor, tuple, dict, callable or shape string (got {type(inputs).__name__}); {WHAT_TO_PASS}"
+    )
+
+
+def _device_of(model: nn.Module) -> torch.device:
+    for tensor in (*model.parameters(), *model.buffers()):
+        return tensor.device
+    return torch.device("cpu")
+
+
+def _half(model: nn.Module) -> torch.dtype | None:
+    """The model's dtype where all its floating parameters are half precision: float32 inputs would not fit it."""
+    dtypes = {p.dtype for p in model.parameters() if p.dtype.is_floating_point}
+    if len(dtypes) == 1 and (dtype := dtypes.pop()) in (torch.float16, torch.bfloat16):
+        return dtype
+    return None
+
+
+def _moved(value: Any, device: torch.device, dtype: torch.dtype | None) -> Any:
+    if isinstance(value, Tensor):
+        target = dtype if dtype is not None and value.is_floating_point() else value.dtype
+        moved = value.to(device=device, dtype=target)
+        if moved is value and value.layout is torch.strided:
+            # A copy, so that in-place operations of the model do not reach the user's tensor.
+            moved = value.detach().clone().requires_grad_(value.requires_grad)
+        return moved
+    if isinstance(value, Mapping) and type(value) is dict:
+        return {k: _moved(v, device, dtype) for k, v in value.items()}
+    if type(value) in (tuple, list):
+        return type(value)(_moved(v, device, dtype) for v in value)
+    if hasattr(value, "_fields") and isinstance(value, tuple):
+        return type(value)(*(_moved(v, device, dtype) for v in value))
+    # Objects that bring their own way to move (BatchEncoding, PackedSequence, graph batches) are asked to.
+    if callable(to := getattr(value, "to", None)):
+        return to(device)
+    return value
+
+
+def _describe(name: str, tensor: Tensor) -> str:
+    text = f"{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}"
+    return f"{name} {text}" if name else text
+
+
+def _batch(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | None:
+    """Size of the sample dimension: the first one, the second one where the model itself says ``batch_first=False``."""
+    for _, tensor in walk((args, kwargs)):
+        if tensor.dim() == 0:
+            continue
+        if tensor.dim() >= 3 and getattr(model, "batch_first", None) is False:
+            return tensor.shape[1]
+        return tensor.shape[0]
+    return None

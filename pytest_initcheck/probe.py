@@ -1,0 +1,450 @@
+"""One forward and one backward pass, made to measure: model + call -> Trace."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import random
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import graph
+from .errors import ProbeError
+from .inputs import Call
+from .layers import Entry, Watch, clean, layer_modules, own_parameters, sample_dim, tensors
+from .records import LayerRecord, ParameterRecord, Stats, Trace
+from .state import Guard, has_lazy
+from .statistics import Pending, measure, settle, settle_units
+
+__all__ = ["Probed", "centred", "float_outputs", "named_trainable", "run_probe", "sample_dim"]
+
+Loss = Callable[[Any], Tensor]
+
+
+@dataclass
+class Probed:
+    """What one probe found, with the tensors that the response test goes on with.
+
+    Attributes:
+        trace: everything measured.
+        outputs: detached copies of every floating output that had a graph, in order; complex ones as pairs of reals.
+        primary: index of the first output that is not a scalar, 0 if all are.
+        gradients: gradient by name of trainable parameter (tied ones once); ``None`` where none arrived.
+        cotangents: what was pulled back, one for each output (with a loss: its gradient).
+        rerun: one more forward pass from the same start; returns the same outputs, under the caller's grad mode.
+        rerun_raw: the same, returning the model's output as it is.
+        select: picks the tensors of ``outputs`` out of such a raw output.
+        call: how the model was called.
+        model: the module that ran: the model, what it wraps, or a copy of a lazy one.
+        batch: number of samples.
+    """
+
+    trace: Trace
+    outputs: list[Tensor]
+    primary: int
+    gradients: dict[str, Tensor | None]
+    cotangents: list[Tensor]
+    rerun: Callable[[], list[Tensor]]
+    rerun_raw: Callable[[], Any]
+    select: Callable[[Any], list[Tensor]]
+    call: Call
+    model: nn.Module
+    batch: int | None = None
+    unseen: list[str] = field(default_factory=list)
+
+
+def run_probe(
+    model: nn.Module,
+    call: Call,
+    *,
+    guard: Guard,
+    loss: Loss | None = None,
+    seed: int = 0,
+    mode: str = "train",
+) -> Probed:
+    """Run ``model`` forward and backward once and return what was measured.
+
+    Args:
+        model: the module that ``guard`` guards.
+        call: how to call it.
+        guard: an entered :func:`~pytest_initcheck.state.untouched` context around ``model``.
+        loss: from the model's output to a scalar, whose gradient is then the backward signal; without one it is a fixed
+            random cotangent, centred over the samples.
+        seed: seed of the random cotangent and of what the model draws.
+        mode: ``"train"``, ``"eval"`` or ``"as-is"``.
+
+    Raises:
+        ProbeError: the model could not be run, or nothing it returned depends on a parameter that is trained.
+    """
+    seconds: dict[str, float] = {}
+    started = time.perf_counter()
+    subject, unseen = _subject(model, call, guard)
+    if mode != "as-is":
+        subject.train(mode == "train")
+    _seed(seed)
+    guard.mark()
+    watch = Watch(subject, call.batch)
+
+    def run() -> Any:
+        with _eager():
+            return subject(*call.args, **call.kwargs)
+
+    try:
+        with torch.inference_mode(False), torch.enable_grad():
+            try:
+                with watch:
+                    raw = run()
+            except Exception as error:
+                raise _failed("forward", subject, watch, error) from error
+            seconds["forward"] = time.perf_counter() - started
+            started = time.perf_counter()
+            kept, heads = _heads(raw)
+            if not heads:
+                raise ProbeError(_nothing_to_pull(subject, raw))
+            loss_value = _loss_of(loss, raw)
+            found = graph.nodes(heads if loss_value is None else [*heads, loss_value])
+            reached = graph.leaves(found)
+            seconds["graph"] = time.perf_counter() - started
+            started = time.perf_counter()
+            outputs = [h.detach().clone() for h in heads]
+            half = any(e.dtype is torch.float16 for e in watch.entries) or any(h.dtype is torch.float16 for h in heads)
+            scale = float(max(h.numel() for h in heads)) if half else 1.0
+            trainable = named_trainable(subject)
+            try:
+                gradients, cotangents = _backward(heads, loss_value, trainable, call.batch, seed, scale, found)
+            except Exception as error:
+                raise _failed("backward", subject, watch, error) from error
+        seconds["backward"] = time.perf_counter() - started
+        started = time.perf_counter()
+        trace = _trace(subject, call, watch, gradients, outputs, reached, scale)
+        seconds["read"] = time.perf_counter() - started
+    finally:
+        watch.close()
+
+    def select(output: Any) -> list[Tensor]:
+        every = float_outputs(output)
+        return [every[i] for i in kept]
+
+    def rerun_raw() -> Any:
+        guard.rewind()
+        return run()
+
+    primary = next((i for i, o in enumerate(outputs) if o.dim() > 0 and o.numel() > 1), 0)
+    trace = replace(
+        trace,
+        loss=None if loss_value is None else float(loss_value.detach()),
+        mode=mode,
+        seed=seed,
+        unseen=(*unseen, *watch.unseen, *trace.unseen),
+        seconds=seconds,
+    )
+    return Probed(
+        trace=trace,
+        outputs=outputs,
+        primary=primary,
+        gradients=gradients,
+        cotangents=cotangents,
+        rerun=lambda: select(rerun_raw()),
+        rerun_raw=rerun_raw,
+        select=select,
+        call=call,
+        model=subject,
+        batch=call.batch,
+    )
+
+
+def float_outputs(output: Any) -> list[Tensor]:
+    """Return every floating tensor in ``output``, in order, each object once; complex ones as pairs of reals."""
+    seen: set[int] = set()
+    found: list[Tensor] = []
+    for tensor in tensors(output):
+        if id(tensor) in seen or tensor.numel() == 0:
+            continue
+        seen.add(id(tensor))
+        if tensor.is_complex():
+            found.append(torch.view_as_real(tensor.resolve_conj()))
+        elif tensor.is_floating_point():
+            found.append(tensor)
+    return found
+
+
+def named_trainable(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the parameters that are trained by name, tied ones once."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def centred(tensor: Tensor, batch: int | None) -> Tensor:
+    """Return ``tensor`` minus its mean over the samples; unchanged where it has fewer than two."""
+    dim = sample_dim(tensor, batch)
+    if dim is None or tensor.shape[dim] < 2:
+        return tensor
+    return tensor - tensor.mean(dim, keepdim=True)
+
+
+# -- before
+
+
+def _subject(model: nn.Module, call: Call, guard: Guard) -> tuple[nn.Module, list[str]]:
+    """The module to run, and in words where that is not ``model`` itself."""
+    unseen: list[str] = []
+    while True:
+        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            unseen.append(f"{type(model).__name__}: the module it wraps was probed, on one device")
+            model = model.module
+        elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
+            unseen.append("torch.compile: the module as written was probed, not the compiled one")
+            model = inner
+        else:
+            break
+    if any(hasattr(m, "_orig_mod") or getattr(m, "_compiled_call_impl", None) is not None for m in model.modules()):
+        unseen.append("torch.compile: compiled parts ran as they are written, not as they are compiled")
+    if has_lazy(model):
+        unseen.append("lazy modules: a copy, given its shapes by one forward pass, was probed; the model is still lazy")
+        try:
+            model = copy.deepcopy(model)
+            with torch.no_grad(), _eager():
+                model(*call.args, **call.kwargs)
+        except Exception as error:
+            raise ProbeError(f"a copy of {type(model).__name__} could not be given its shapes: {error}") from error
+        guard.adopt(model)
+    return model, unseen
+
+
+@contextlib.contextmanager
+def _eager() -> Iterator[None]:
+    """Run functions that were compiled with torch.compile as they are written: hooks do not see inside the others."""
+    if "torch._dynamo" not in sys.modules:
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield
+
+
+def _seed(seed: int) -> None:
+    torch.manual_seed(seed)
+    random.seed(seed)
+    if (numpy := sys.modules.get("numpy")) is not None:
+        numpy.random.seed(seed % 2**32)
+
+
+# -- the passes
+
+
+def _failed(phase: str, model: nn.Module, watch: Watch, error: Exception) -> ProbeError:
+    layer = watch.innermost if phase == "forward" else None
+    where = f" at layer {layer}" if layer else ""
+    message = str(error).strip().split("\n")[0]
+    return ProbeError(f"{phase} of {type(model).__name__} raised {type(error).__name__}{where}: {message}", layer=layer)
+
+
+def _heads(raw: Any) -> tuple[list[int], list[Tensor]]:
+    every = float_outputs(raw)
+    kept = [i for i, t in enumerate(every) if t.requires_grad]
+    return kept, [every[i] for i in kept]
+
+
+def _nothing_to_pull(model: nn.Module, raw: Any) -> str:
+    name = type(model).__name__
+    if not any(True for _ in model.parameters()):
+        return f"{name} has no parameters, so it has no initialization to check"
+    every = float_outputs(raw)
+    if not every:
+        return f"{name} returned no floating-point tensor (it returned {type(raw).__name__}), so nothing can be pulled back"
+    if not named_trainable(model):
+        return f"no parameter of {name} requires a gradient, so there is nothing to train; set requires_grad on some"
+    return (
+        f"no output of {name} depends on its parameters through the autograd graph; "
+        "it may run under no_grad or detach its output"
+    )
+
+
+def _loss_of(loss: Loss | None, raw: Any) -> Tensor | None:
+    if loss is None:
+        return None
+    try:
+        value = loss(raw)
+    except Exception as error:
+        raise ProbeError(f"the loss raised {type(error).__name__}: {error}") from error
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        got = f"shape {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise ProbeError(f"the loss must return one scalar tensor (got {got}); reduce it with .mean()")
+    if not value.requires_grad:
+        raise ProbeError("the loss does not depend on the output through the autograd graph, so it has no gradient")
+    return value
+
+
+def _cotangent(head: Tensor, batch: int | None, generator: torch.Generator, scale: float) -> Tensor:
+    if head.numel() == 1:
+        return torch.full_like(head, scale)
+    direction = centred(torch.randn(head.shape, generator=generator, device="cpu"), batch)
+    size = float(direction.square().mean().sqrt()) or 1.0
+    return direction.mul_(scale / (size * head.numel())).to(device=head.device, dtype=head.dtype)
+
+
+def _backward(
+    heads: list[Tensor],
+    loss: Tensor | None,
+    trainable: dict[str, nn.Parameter],
+    batch: int | None,
+    seed: int,
+    scale: float,
+    found: list[Any],
+) -> tuple[dict[str, Tensor | None], list[Tensor]]:
+    leaves = list(trainable.values())
+    cotangents: list[Tensor] = []
+    if loss is None:
+        generator = torch.Generator().manual_seed(seed)
+        cotangents = [_cotangent(h, batch, generator, scale) for h in heads]
+        roots, signals = heads, cotangents
+    else:
+        roots, signals = [loss], [torch.full_like(loss, scale)]
+    if loss is not None:
+        leaves = leaves + heads
+    if any(type(node).__name__ == "CheckpointFunctionBackward" for node in found):
+        # A reentrant checkpoint runs a backward of its own inside and refuses autograd.grad; the guard has set .grad aside.
+        for head in heads if loss is not None else ():
+            head.retain_grad()
+        torch.autograd.backward(roots, signals)
+        every = [leaf.grad for leaf in leaves]
+        for leaf in leaves:
+            leaf.grad = None
+    else:
+        every = list(torch.autograd.grad(roots, leaves, signals, allow_unused=True))
+    if loss is not None:
+        cotangents = [
+            torch.zeros_like(h) if g is None else g for h, g in zip(heads, every[len(trainable) :], strict=True)
+        ]
+    if scale != 1.0:
+        every = [None if g is None else g.float() / scale for g in every]
+        cotangents = [c.float() / scale for c in cotangents]
+    return dict(zip(trainable, every, strict=False)), cotangents
+
+
+# -- the records
+
+
+def _trace(
+    model: nn.Module,
+    call: Call,
+    watch: Watch,
+    gradients: dict[str, Tensor | None],
+    outputs: list[Tensor],
+    reached: set[int],
+    scale: float,
+) -> Trace:
+    names: dict[int, str] = {}
+    aliases: dict[str, list[str]] = {}
+    for name, p in model.named_parameters(remove_duplicate=False):
+        if id(p) in names:
+            aliases.setdefault(names[id(p)], []).append(name)
+        else:
+            names[id(p)] = name
+    owners = {id(p): (path, m) for path, m in reversed(list(layer_modules(model))) for p in own_parameters(m)}
+    parameters = list(model.named_parameters())
+    values = settle([measure(p) for _, p in parameters])
+    slopes = settle([_pending(gradients.get(name)) for name, _ in parameters])
+    whole = (
+        measure(outputs[0], batch_dim=sample_dim(outputs[0], call.batch))
+        if len(outputs) == 1
+        else measure(torch.cat([o.reshape(-1).float() for o in outputs]))
+    )
+    records: dict[str, ParameterRecord] = {}
+    for (name, p), value, slope in zip(parameters, values, slopes, strict=True):
+        path, owner = owners.get(id(p), (clean(name.rpartition(".")[0]), None))
+        fan_in, fan_out = _fans(p)
+        records[name] = ParameterRecord(
+            name=name,
+            layer=path,
+            kind=type(owner).__name__ if owner is not None else "",
+            shape=tuple(p.shape),
+            dtype=_text(p.dtype),
+            fan_in=fan_in,
+            fan_out=fan_out,
+            value=value if p.device.type != "meta" else None,
+            gradient=slope,
+            requires_grad=p.requires_grad,
+            reached=id(p) in reached,
+            aliases=tuple(aliases.get(name, ())),
+        )
+    sizes: dict[torch.dtype, int] = {}
+    for _, p in parameters:
+        sizes[p.dtype] = sizes.get(p.dtype, 0) + p.numel()
+    device = next((p.device for _, p in parameters), torch.device("cpu"))
+    return Trace(
+        layers=_layers(watch.entries, scale),
+        parameters=records,
+        output=settle([whole])[0],
+        inputs=call.described,
+        batch=call.batch,
+        device=str(device),
+        dtype=_text(max(sizes, key=lambda d: sizes[d], default=torch.float32)),
+        torch_version=torch.__version__,
+    )
+
+
+def _pending(tensor: Tensor | None) -> Pending | None:
+    return None if tensor is None else measure(tensor)
+
+
+def _layers(entries: list[Entry], scale: float) -> dict[str, LayerRecord]:
+    activations = settle([e.activation for e in entries])
+    slopes = settle([e.gradient[0] if e.gradient else None for e in entries])
+    units = settle_units([e.activation for e in entries])
+    inputs = settle([e.input_rms if isinstance(e.input_rms, Pending) else None for e in entries])
+    records: dict[str, LayerRecord] = {}
+    for index, (entry, activation, slope, share, taken) in enumerate(
+        zip(entries, activations, slopes, units, inputs, strict=True)
+    ):
+        assert activation is not None, "a layer without a floating output is not an entry"
+        if taken is not None:
+            input_rms: float | None = taken.rms
+        else:
+            input_rms = float(entry.input_rms) if isinstance(entry.input_rms, Tensor) else None
+        records[entry.name] = LayerRecord(
+            name=entry.name,
+            module=entry.module,
+            kind=entry.kind,
+            functional=entry.functional,
+            leaf=entry.leaf,
+            index=index,
+            shape=entry.shape,
+            dtype=_text(entry.dtype),
+            activation=activation,
+            gradient=None if slope is None else _scaled(slope, 1.0 / scale),
+            input_rms=input_rms,
+            parameters=entry.parameters,
+            dead_units=None if share is None or share[1] != share[1] else share[1],
+            saturated=None if entry.saturated is None else float(entry.saturated),
+            opaque=entry.opaque,
+        )
+    return records
+
+
+def _scaled(stats: Stats, factor: float) -> Stats:
+    if factor == 1.0:
+        return stats
+    return replace(
+        stats,
+        mean=stats.mean * factor,
+        std=stats.std * factor,
+        rms=stats.rms * factor,
+        min=stats.min * factor,
+        max=stats.max * factor,
+    )
+
+
+def _fans(parameter: Tensor) -> tuple[int | None, int | None]:
+    if parameter.dim() < 2:
+        return None, None
+    field_size = parameter[0][0].numel() if parameter.numel() else 0
+    return parameter.shape[1] * field_size, parameter.shape[0] * field_size
+
+
+def _text(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,291 @@
+"""Tensor -> Stats: cheap numbers where the tensor is seen, read together at the end; exact from 1e-38 to 1e38."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .records import Stats
+
+#: Below this mean square, float32 squares of typical elements (under 1e-15) may have been flushed to zero.
+_TINY_MEAN_SQUARE = 1e-30
+#: Below this share of the mean square, float32 rounding of ``dot`` (about 1e-6) is no longer small against what is left.
+_CANCELLED = 1e-2
+#: Elements per chunk of the float64 passes, so that they never hold a second tensor of the full size.
+_CHUNK = 1 << 20
+
+#: Share of the range beyond which tanh, sigmoid and their like count as flat.
+FLAT = 0.99
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """Numbers of one tensor that were asked for and may still be on the device.
+
+    Attributes:
+        count: number of elements.
+        numbers: float64 vector of :data:`_NUMBERS`, or ``None`` where the tensor could not be read.
+        channels: (share of zero units along dimension 1, along the last dimension), where there are units.
+    """
+
+    count: int
+    numbers: Tensor | None
+    samples: bool
+    channels: Tensor | None = None
+
+
+# Order of the numbers in Pending.numbers; variance is around the mean and over n.
+_NUMBERS = ("mean", "variance", "mean_square", "min", "max", "zeros", "variation_square", "scale")
+
+
+def measure(tensor: Tensor, *, batch_dim: int | None = None, units: bool = False) -> Pending | None:
+    """Enqueue the statistics of ``tensor``; nothing of it is kept and nothing is synchronised on an accelerator.
+
+    On CPU, where reading a number is free, one pass of sum, dot and aminmax decides whether it was exact and only a
+    tensor that under- or overflowed float32 squares, or whose mean dwarfs its deviation, is read again in float64.
+    On an accelerator that decision would be a synchronisation, so every tensor is read in scaled form.
+
+    Args:
+        tensor: any tensor. Complex ones count as twice as many real numbers (real and imaginary parts), sparse ones as
+            their dense form.
+        batch_dim: dimension that runs over samples, for ``Stats.variation``.
+        units: also count the units (channels, features) that are zero for every sample.
+
+    Returns:
+        What :func:`settle` turns into :class:`Stats`; ``None`` for tensors that hold no real numbers (integers, bools).
+    """
+    with torch.no_grad():
+        x = _real(tensor.detach())
+        if x is None:
+            return None
+        samples = batch_dim is not None and x.shape[batch_dim] > 1
+        if x.device.type == "meta" or x.numel() == 0:
+            return Pending(x.numel(), None, samples)
+        rows = x.movedim(batch_dim, 0) if samples and batch_dim else x
+        read = _on_cpu if x.device.type == "cpu" else _on_device
+        numbers, common = read(x, rows if samples else None)
+        channels = _zero_units(common if samples and common is not None else x, samples) if units else None
+        return Pending(x.numel(), numbers, samples, channels)
+
+
+def settle(pending: Sequence[Pending | None]) -> list[Stats | None]:
+    """Return the statistics of everything that :func:`measure` enqueued, reading each device once."""
+    known = [p.numbers for p in pending if p is not None and p.numbers is not None]
+    values = iter(_read(known))
+    return [None if p is None else _stats(p, next(values) if p.numbers is not None else None) for p in pending]
+
+
+def settle_units(pending: Sequence[Pending | None]) -> list[tuple[float, float] | None]:
+    """Return the shares of zero units along dimension 1 and along the last one, where :func:`measure` counted them."""
+    known = [p.channels for p in pending if p is not None and p.channels is not None]
+    values = iter(_read(known))
+    return [
+        (pair[0], pair[1]) if p is not None and p.channels is not None and (pair := next(values)) else None
+        for p in pending
+    ]
+
+
+def rms(tensor: Tensor) -> Tensor:
+    """Return the root mean square of ``tensor`` as a float64 scalar on its device, exact from 1e-38 to 1e38."""
+    x = _real(tensor.detach())
+    if x is None or x.numel() == 0 or x.device.type == "meta":
+        return torch.zeros((), dtype=torch.float64)
+    with torch.no_grad():
+        if x.device.type == "cpu":
+            flat = _flat(x)
+            square = _dot(flat) / flat.numel()
+            if not _TINY_MEAN_SQUARE < square < math.inf and (square or flat.count_nonzero()):
+                square = _squares(flat, 0.0) / flat.numel()
+            return torch.tensor(math.sqrt(square), dtype=torch.float64)
+        peak = x.abs().amax().double()
+        scale = torch.where((peak > 0) & peak.isfinite(), peak, 1.0)
+        return _scaled(x, scale).square().mean(dtype=torch.float64).sqrt() * scale
+
+
+def saturated_share(tensor: Tensor, low: float, high: float) -> Tensor:
+    """Return the share of elements in the outer 0.5 % of the range ``low..high`` at either end, as a scalar."""
+    margin = (high - low) * (1 - FLAT) / 2
+    with torch.no_grad():
+        y = tensor.detach()
+        return ((y > high - margin) | (y < low + margin)).double().mean()
+
+
+def _real(x: Tensor) -> Tensor | None:
+    """Dense real floating view of a tensor (a copy only where there is no view), or None for integers and bools."""
+    if x.is_complex():
+        x = torch.view_as_real(x.resolve_conj()) if not x.is_sparse else torch.view_as_real(x.to_dense())
+    if not x.is_floating_point():
+        return None
+    if x.layout is not torch.strided:
+        x = x.to_dense()
+    if x.is_nested or x.is_quantized:
+        return None
+    if x.dtype not in (torch.float32, torch.float64):
+        x = x.float()
+    return x
+
+
+def _flat(x: Tensor) -> Tensor:
+    """One-dimensional view in whatever order the memory has; a copy only of tensors with gaps or overlaps."""
+    if x.is_contiguous():
+        return x.view(-1)
+    strides = sorted(((st, sz) for st, sz in zip(x.stride(), x.shape, strict=True) if sz != 1))
+    expected = 1
+    for stride, size in strides:
+        if stride != expected:
+            return x.reshape(-1)
+        expected *= size
+    return x.as_strided((x.numel(),), (1,))
+
+
+def _dot(flat: Tensor) -> float:
+    return float(torch.dot(flat, flat))
+
+
+def _on_cpu(x: Tensor, rows: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    flat = _flat(x)
+    n = flat.numel()
+    low, high = (float(v) for v in torch.aminmax(flat))
+    if not (math.isfinite(low) and math.isfinite(high)):
+        # aminmax hands on NaN; where it met only infinities, min and max still say so.
+        return _vector(math.nan, math.nan, math.nan, low, high, _zeros(flat, low, high), math.nan, 1.0), None
+    if low == high == 0.0:
+        return _vector(0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 1.0), None if rows is None else torch.zeros_like(rows[0])
+    mean = float(flat.sum()) / n
+    square = _dot(flat) / n
+    scale = 1.0
+    if not (_TINY_MEAN_SQUARE < square < math.inf and math.isfinite(mean)):
+        # Everything below is relative to the largest magnitude, so that no square leaves float64.
+        scale = max(-low, high)
+        mean = _sum(flat, scale) / n
+        square = _squares(flat, 0.0, scale) / n
+    variance = square - mean * mean
+    if variance < _CANCELLED * square:
+        # Two passes: the exact mean, then squares around it.
+        mean = _sum(flat, scale) / n
+        variance = 0.0 if low == high else _squares(flat, mean, scale) / n
+    variation, common = math.nan, None
+    if rows is not None:
+        common = rows.mean(0) if scale == 1.0 else (rows.double() / scale).mean(0)
+        part = _flat(common)
+        variation = square - _dot(part) / part.numel()
+        if variation < _CANCELLED * square:
+            common = rows.mean(0, dtype=torch.float64).div_(scale)
+            variation = sum(_squares_apart(row, common, scale) for row in rows) / n
+    return _vector(mean, variance, square, low, high, _zeros(flat, low, high), variation, scale), common
+
+
+def _on_device(x: Tensor, rows: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    low, high = (v.double() for v in torch.aminmax(x))
+    peak = torch.maximum(-low, high)
+    scale = torch.where((peak > 0) & peak.isfinite(), peak, 1.0)
+    y = _scaled(x, scale)
+    mean = y.mean(dtype=torch.float64)
+    centred = y - mean.to(y.dtype)
+    offset = centred.mean(dtype=torch.float64)  # what rounding the mean to the tensor's dtype left over
+    variance = centred.square().mean(dtype=torch.float64) - offset.square()
+    square = y.square().mean(dtype=torch.float64)
+    zeros = 1.0 - torch.count_nonzero(x).double() / x.numel()
+    variation, common = torch.full_like(mean, math.nan), None
+    if rows is not None:
+        y = _scaled(rows, scale)
+        common = y.mean(0)
+        variation = (y - common).square().mean(dtype=torch.float64)
+    return torch.stack([mean, variance, square, low, high, zeros, variation, scale]), common
+
+
+def _scaled(x: Tensor, scale: Tensor) -> Tensor:
+    # Dividing a float32 by a float32 magnitude below 1e-38 is inexact where denormals are flushed; two roots are not.
+    root = scale.sqrt().to(x.dtype)
+    return x / root / root
+
+
+def _chunks(flat: Tensor, scale: float) -> Iterable[Tensor]:
+    for chunk in flat.split(_CHUNK):
+        yield chunk.double().div_(scale) if chunk.dtype != torch.float64 else chunk / scale
+
+
+def _sum(flat: Tensor, scale: float) -> float:
+    return sum(float(chunk.sum()) for chunk in _chunks(flat, scale))
+
+
+def _squares(flat: Tensor, mean: float, scale: float = 1.0) -> float:
+    """Sum of (x / scale - mean)^2 in float64."""
+    return sum(_dot(chunk.sub_(mean)) for chunk in _chunks(flat, scale))
+
+
+def _squares_apart(row: Tensor, common: Tensor, scale: float) -> float:
+    return sum(
+        _dot(a.sub_(b.double()))
+        for a, b in zip(_chunks(row.reshape(-1), scale), common.reshape(-1).split(_CHUNK), strict=True)
+    )
+
+
+def _zeros(flat: Tensor, low: float, high: float) -> float:
+    if low > 0 or high < 0:
+        return 0.0
+    return 1.0 - int(torch.count_nonzero(flat)) / flat.numel()
+
+
+def _vector(*numbers: float) -> Tensor:
+    return torch.tensor(numbers, dtype=torch.float64, device="cpu")
+
+
+def _zero_units(common: Tensor, samples: bool) -> Tensor:
+    """Shares of slices that are zero throughout, along dimension 1 and along the last one of the full tensor.
+
+    ``common`` is the mean over samples: it is exactly zero where all samples are (they would have to cancel otherwise).
+    """
+    offset = 0 if samples else 1
+    zero = common == 0
+    shares = []
+    for dim in (1 - offset if samples else 1, common.dim() - 1):
+        if not 0 <= dim < common.dim():
+            shares.append(torch.full((), math.nan, dtype=torch.float64, device=common.device))
+            continue
+        others = [d for d in range(common.dim()) if d != dim]
+        dead = zero.all(dim=tuple(others)) if others else zero
+        shares.append(dead.double().mean())
+    return torch.stack(shares)
+
+
+def _read(vectors: Sequence[Tensor]) -> list[list[float]]:
+    """Bring vectors to the host with one transfer per device, keeping their order."""
+    out: list[list[float]] = [[] for _ in vectors]
+    by_device: dict[torch.device, list[int]] = {}
+    for i, vector in enumerate(vectors):
+        by_device.setdefault(vector.device, []).append(i)
+    for indices in by_device.values():
+        rows: list[list[float]] = torch.stack([vectors[i] for i in indices]).tolist()
+        for i, row in zip(indices, rows, strict=True):
+            out[i] = row
+    return out
+
+
+def _stats(pending: Pending, numbers: list[float] | None) -> Stats:
+    if numbers is None:
+        nan = math.nan
+        return Stats(pending.count, nan, nan, nan, nan, nan, nan, finite=pending.count == 0)
+    mean, variance, square, low, high, zeros, apart, scale = numbers
+    n = pending.count
+    finite = math.isfinite(low) and math.isfinite(high)
+    if not finite:
+        mean = variance = square = math.nan
+    variation: float | None = None
+    if pending.samples:
+        variation = math.nan if not finite else 0.0 if square == 0 else math.sqrt(max(apart, 0.0) / square)
+    return Stats(
+        count=n,
+        mean=mean * scale,
+        std=math.sqrt(max(variance, 0.0) * n / (n - 1)) * scale if n > 1 else (0.0 if finite else math.nan),
+        rms=math.sqrt(max(square, 0.0)) * scale if finite else math.nan,
+        min=low,
+        max=high,
+        zeros=zeros,
+        finite=finite,
+        variation=variation,
+    )
