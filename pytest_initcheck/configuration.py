@@ -10,11 +10,12 @@ import pytest
 
 from .errors import SettingsError
 from .options import add_options, described, given, validate
-from .settings import SETTINGS, Settings
+from .settings import SETTINGS, Setting, Settings
 
 PREFIX = "initcheck-"
 _INI = {s.name: f"initcheck_{s.name}" for s in SETTINGS}
 _MARKER = {s.name: s.name for s in SETTINGS}
+_EXPECTED = {"linelist": "a list of lines", "int": "a whole number", "string": "text"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +67,11 @@ def register(parser: pytest.Parser) -> None:
         "verbosity_initcheck", "verbosity of reports, a whole number (default: auto, as -v and -q say)", default="auto"
     )
     for setting in SETTINGS:
-        parser.addini(
-            _INI[setting.name],
-            described(setting),
-            type="linelist" if setting.repeat else "int" if isinstance(setting.default, int) else "string",
-            default=None,
-        )
+        parser.addini(_INI[setting.name], described(setting), type=_ini_type(setting), default=None)
+
+
+def _ini_type(setting: Setting) -> Any:
+    return "linelist" if setting.repeat else "int" if isinstance(setting.default, int) else "string"
 
 
 def read(config: pytest.Config) -> Configuration:
@@ -79,9 +79,8 @@ def read(config: pytest.Config) -> Configuration:
 
     Raises:
         SettingsError: a value cannot be used; the message names the option or the ini.
-        pytest.UsageError: an ini value is of another type.
     """
-    ini = {name: _getini(config, key) for name, key in _INI.items()}
+    ini = {s.name: _getini(config, _INI[s.name], _EXPECTED[_ini_type(s)]) for s in SETTINGS}
     ini = {name: value for name, value in ini.items() if value is not None}
     validate(ini, _INI)
     try:
@@ -91,19 +90,19 @@ def read(config: pytest.Config) -> Configuration:
         raise SettingsError(f"verbosity_initcheck must be a whole number or auto (got {value!r})") from None
     flag = config.getoption("initcheck")
     return Configuration(
-        enabled=bool(_getini(config, "initcheck") if flag is None else flag),
-        models=tuple(_getini(config, "initcheck_models")),
+        enabled=bool(_getini(config, "initcheck", "true or false") if flag is None else flag),
+        models=tuple(_getini(config, "initcheck_models", "a list of lines")),
         command_line=given(config.option, PREFIX),
         ini=ini,
-        junit=bool(_getini(config, "initcheck_junit")),
+        junit=bool(_getini(config, "initcheck_junit", "true or false")),
     )
 
 
-def _getini(config: pytest.Config, name: str) -> Any:
+def _getini(config: pytest.Config, name: str, expected: str) -> Any:
     try:
         return config.getini(name)
-    except (TypeError, ValueError) as e:  # before pytest 9.2, which raises UsageError itself
-        raise pytest.UsageError(f"{name}: {e}") from None
+    except (TypeError, ValueError, pytest.UsageError) as e:  # UsageError since pytest 9.2, some without the name
+        raise SettingsError(f"{name} must be {expected} ({e})") from None
 
 
 def check_markers(item: pytest.Item) -> None:

@@ -87,7 +87,7 @@ def model_case(inputs: Any = None, *, loss: Any = None, **settings: Any) -> Call
         try:
             inspect.signature(factory).bind()
         except TypeError as e:
-            raise SettingsError(f"model_case: {name} must be callable without arguments ({e}): wrap it in one that is") from None
+            raise SettingsError(f"model_case: {name} must be callable without arguments ({e}): wrap it") from None
         factory.__initcheck_case__ = Case(factory, inputs, loss, dict(settings))  # type: ignore[attr-defined]
         return factory
 
@@ -125,9 +125,8 @@ class ModelItem(pytest.Item):
 
     def runtest(self) -> None:
         """Probe the model and raise :class:`UnhealthyInit` if it is unhealthy."""
-        report = run_check(
-            self, self._model(), self._inputs, loss=self._loss, asked=self._asked, name=self.subject
-        )
+        model = self._model()
+        report = run_check(self, model, self._inputs, loss=self._loss, asked=self._asked, name=self.subject)
         if self.config.stash[CONFIGURATION].junit:
             self.user_properties += [
                 ("initcheck_ok", str(report.ok).lower()),
@@ -141,21 +140,43 @@ class ModelItem(pytest.Item):
     ) -> str | TerminalRepr:
         """Return the rendered report, or the one sentence of an error of ours; anything else keeps its traceback.
 
-        The first line is what pytest's short summary shows.
+        The first line is what pytest's short summary shows, behind the node id and cut at the terminal's width: it
+        does not repeat the model's name.
         """
         error = excinfo.value
         verbosity = max(0, self.config.get_verbosity("initcheck"))
         if isinstance(error, UnhealthyInit) and error.report is not None:
             from .render import terminal
 
-            return terminal(error.report, verbose=verbosity, width=_width(self.config))
-        if isinstance(error, InitcheckError) and not (verbosity and error.__cause__):
-            return str(error)
+            text = terminal(error.report, verbose=verbosity, width=_width(self.config))
+            return text.removeprefix(f"{self.subject}: ")
+        if isinstance(error, InitcheckError):
+            sentence = str(error).removeprefix(f"{self.subject}: ")
+            if verbosity and error.__cause__:
+                return f"{sentence}\n\n{pytest.ExceptionInfo.from_exception(error.__cause__).getrepr(style='short')}"
+            return sentence
         return super().repr_failure(excinfo, style)
 
     def reportinfo(self) -> tuple[os.PathLike[str] | str, int | None, str]:
         """Where the model is written down, and the title of its failure."""
         return (*self._where, f"initcheck {self.subject}")
+
+
+class BrokenItem(pytest.Item):
+    """Stands for a test whose marker cannot be used, where xdist's workers cannot end the run with a usage error."""
+
+    def __init__(self, *, message: str, stands_for: pytest.Item, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._message = message
+        self._stands_for = stands_for
+
+    def runtest(self) -> None:
+        """Fail with the sentence."""
+        pytest.fail(self._message, pytrace=False)
+
+    def reportinfo(self) -> tuple[os.PathLike[str] | str, int | None, str]:
+        """Where the test is."""
+        return self._stands_for.reportinfo()
 
 
 def target_item(session: pytest.Session, target: Target, root: Path) -> ModelItem:
@@ -167,7 +188,7 @@ def target_item(session: pytest.Session, target: Target, root: Path) -> ModelIte
         return load(target, root=root)
 
     where = (session.config.inipath or session.config.rootpath, None)
-    return ModelItem.from_parent(  # type: ignore[no-any-return]
+    return ModelItem.from_parent(
         session,
         name=target.id,
         nodeid=f"initcheck::{target.id}",
@@ -197,7 +218,7 @@ def case_item(collector: pytest.Module | pytest.Class, name: str, case: Case) ->
     for mark in getattr(case.factory, "pytestmark", ()):  # @pytest.mark.slow above or below @model_case
         item.own_markers.append(mark)
         item.keywords[mark.name] = mark
-    return item  # type: ignore[no-any-return]
+    return item
 
 
 def _relative(path: Path, root: Path) -> str:

@@ -10,7 +10,7 @@ from .settings import SETTINGS, Setting
 
 
 def flag(setting: Setting, prefix: str = "") -> str:
-    """Return the option of a setting: ``--activation-std`` (with the prefix ``initcheck-``: ``--initcheck-activation-std``)."""
+    """Return the option of a setting: ``--activation-std``, or ``--initcheck-activation-std`` with ``initcheck-``."""
     return f"--{prefix}{setting.name.replace('_', '-')}"
 
 

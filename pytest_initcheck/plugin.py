@@ -14,7 +14,7 @@ import pytest
 from . import configuration
 from .configuration import CONFIGURATION
 from .errors import InitcheckError, TargetError, UnhealthyInit
-from .items import REPORTS, ModelItem, case_item, case_of, run_check, target_item
+from .items import REPORTS, BrokenItem, ModelItem, case_item, case_of, run_check, target_item
 from .settings import SETTINGS
 
 if TYPE_CHECKING:
@@ -59,6 +59,9 @@ class Check:
     def __init__(self, item: pytest.Item) -> None:
         self._item = item
 
+    def __repr__(self) -> str:
+        return "<the initcheck fixture>"
+
     def __call__(self, model: Any, inputs: Any = None, *, loss: Any = None, **settings: Any) -> Report:
         """Return the report of a healthy model; raise :class:`UnhealthyInit` for any other.
 
@@ -86,7 +89,9 @@ def initcheck(request: pytest.FixtureRequest) -> Check:
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_pycollect_makeitem(collector: pytest.Module | pytest.Class, name: str, obj: object) -> list[ModelItem] | None:
+def pytest_pycollect_makeitem(
+    collector: pytest.Module | pytest.Class, name: str, obj: object
+) -> list[ModelItem] | None:
     case = case_of(obj)
     if case is None:
         return None
@@ -96,12 +101,15 @@ def pytest_pycollect_makeitem(collector: pytest.Module | pytest.Class, name: str
     return []
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for index, item in enumerate(items):
         try:
             configuration.check_markers(item)
         except InitcheckError as e:
-            raise pytest.UsageError(f"{item.nodeid}: {e}") from None
+            if not hasattr(config, "workerinput"):
+                raise pytest.UsageError(f"{item.nodeid}: {e}") from None
+            assert item.parent is not None
+            items[index] = BrokenItem.from_parent(item.parent, name=item.name, message=str(e), stands_for=item)
 
 
 def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
@@ -126,20 +134,25 @@ class Gate:
         #: What each test or item checked, by node id: a test that is run again replaces what it said before.
         self._records: dict[str, list[dict[str, Any]]] = {}
 
-    @pytest.hookimpl(tryfirst=True)  # before -k and -m choose
-    def pytest_collection_modifyitems(self, session: pytest.Session, items: list[pytest.Item]) -> None:
-        targets = list(self._targets)
+    def pytest_sessionstart(self) -> None:
         for lines in self._config.hook.pytest_initcheck_models(config=self._config):
-            targets += _parse(lines, "pytest_initcheck_models")
-        targets.sort(key=lambda target: target.id)  # the same order in every worker
-        for one, other in zip(targets, targets[1:], strict=False):
+            self._targets += _parse(lines, "pytest_initcheck_models")
+        self._targets.sort(key=lambda target: target.id)  # the same order in every worker
+        for one, other in zip(self._targets, self._targets[1:], strict=False):
             if one.id == other.id:
                 raise pytest.UsageError(f"initcheck_models names {one.id} twice: name it once")
+
+    @pytest.hookimpl(tryfirst=True)  # before -k and -m choose
+    def pytest_collection_modifyitems(self, session: pytest.Session, items: list[pytest.Item]) -> None:
         if _names_single_tests(self._config):
-            self._left_out = len(targets)
+            self._left_out = len(self._targets)
             return
         root = self._config.inipath.parent if self._config.inipath else self._config.rootpath
-        items += [target_item(session, target, root) for target in targets]
+        found = [target_item(session, target, root) for target in self._targets]
+        items += found
+        # As a collector would: this is what pytest counts as collected.
+        report = pytest.CollectReport("initcheck", "passed", longrepr=None, result=found)
+        self._config.hook.pytest_collectreport(report=report)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(
@@ -160,7 +173,7 @@ class Gate:
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         verbosity = self._config.get_verbosity("initcheck")
-        if verbosity < -1:
+        if verbosity < -1 or self._config.option.collectonly:
             return
         records = [record for found in self._records.values() for record in found]
         if verbosity > 0 and records:
@@ -172,7 +185,8 @@ class Gate:
 
     def _sums(self, records: list[dict[str, Any]]) -> str:
         if not records and not self._left_out:
-            return "no model was checked (name models in the ini initcheck_models, or decorate factories with model_case)"
+            how = "" if self._targets else " (name models in initcheck_models, or decorate factories with model_case)"
+            return f"no model was checked{how}"
         parts = [_models(len(records))]
         unhealthy = sum(record["ok"] is False for record in records)
         unknown = sum(record["ok"] is None for record in records)

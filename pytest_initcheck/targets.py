@@ -100,7 +100,7 @@ def load(target: Target | str, *, root: Path | None = None) -> Loaded:
     Args:
         target: a target or a bare spec.
         root: directory that relative paths and modules that are not installed are looked up in; the current
-            directory if not given. It is on ``sys.path`` only while the module is imported and while the model is built.
+            directory if not given. It is on ``sys.path`` only while the module is imported and the model is built.
 
     Raises:
         TargetError: nothing can be imported from there, or what is there is no factory.
@@ -290,7 +290,7 @@ def _guarded(
         except InitcheckError:
             raise
         except Exception as e:
-            raise TargetError(f"{spec}: building the model failed ({_error(e)}): call it on its own to see where") from e
+            raise TargetError(f"{spec}: building the model failed ({_error(e)}); -v shows where") from e
         if not _is_module(model):
             raise TargetError(f"{spec}: the factory returned {_a(type(model).__name__)}, expected an nn.Module")
         return model  # type: ignore[no-any-return]
@@ -310,21 +310,19 @@ def _library(spec: str, name: str) -> Any:
     except ModuleNotFoundError as e:
         if e.name != name:
             raise TargetError(f"{spec}: importing {name} failed ({_error(e)}): install what it needs") from e
-        raise TargetError(
-            f"{spec} needs {name}, which is not installed: pip install 'pytest-initcheck[{name}]'"
-        ) from None
+        raise TargetError(f"{spec} needs {name}, not installed: pip install 'pytest-initcheck[{name}]'") from None
     except Exception as e:
         import torch
 
-        raise TargetError(
-            f"{spec}: importing {name} failed ({_error(e)}): install the {name} that belongs to torch {torch.__version__}"
-        ) from e
+        fitting = f"install the {name} that fits torch {torch.__version__}"
+        raise TargetError(f"{spec}: importing {name} failed ({_error(e)}): {fitting}") from e
 
 
 def _timm(spec: str, name: str, arguments: dict[str, Any]) -> Callable[[], Any]:
     timm = _library(spec, "timm")
     if not timm.is_model(name):
-        raise TargetError(f"{spec}: timm has no model {name!r}{_hint(name, timm.list_models())}: see timm.list_models()")
+        hint = _hint(name, timm.list_models())
+        raise TargetError(f"{spec}: timm has no model {name!r}{hint}: see timm.list_models()")
     return functools.partial(timm.create_model, name, **{"pretrained": False, **arguments})
 
 
@@ -332,7 +330,8 @@ def _torchvision(spec: str, name: str, arguments: dict[str, Any]) -> Callable[[]
     models = _library(spec, "torchvision").models
     known = models.list_models()
     if name.lower() not in known:
-        raise TargetError(f"{spec}: torchvision has no model {name!r}{_hint(name, known)}: see torchvision.models.list_models()")
+        hint = _hint(name, known)
+        raise TargetError(f"{spec}: torchvision has no model {name!r}{hint}: see torchvision.models.list_models()")
     builder = models.get_model_builder(name)
     # Detection and segmentation models download a trained backbone unless told not to.
     untrained = {k: None for k in ("weights", "weights_backbone") if k in inspect.signature(builder).parameters}
@@ -352,11 +351,12 @@ _HEADS = {
 
 def _transformers(spec: str, name: str, arguments: dict[str, Any]) -> Callable[[], Any]:
     transformers = _library(spec, "transformers")
-    found = getattr(transformers, name, None) if name.isidentifier() else None
-    if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel) and found.config_class is not None:
-        model_class, config_class = found, found.config_class
-        return lambda: model_class(config_class(**arguments))
-    if isinstance(found, type) and issubclass(found, transformers.PretrainedConfig):
+    found: Any = getattr(transformers, name, None) if name.isidentifier() else None
+    make: Callable[..., Any]
+    bases = found.__mro__ if inspect.isclass(found) else ()
+    if transformers.PreTrainedModel in bases and found.config_class is not None:
+        return lambda: found(found.config_class(**arguments))
+    if transformers.PretrainedConfig in bases:
         make = found
     elif name in transformers.CONFIG_MAPPING:
         make = transformers.CONFIG_MAPPING[name]
@@ -383,9 +383,10 @@ def _hub_config(spec: str, name: str, transformers: Any, **arguments: Any) -> An
     try:
         return transformers.AutoConfig.from_pretrained(name, **arguments)
     except Exception as e:
+        hint = _hint(name, list(transformers.CONFIG_MAPPING))
         raise TargetError(
-            f"{spec}: transformers has no model type {name!r}{_hint(name, list(transformers.CONFIG_MAPPING))} and could "
-            f"not read that configuration from the hub ({_error(e)}): correct the name or write a class, hf:GPT2Config"
+            f"{spec}: transformers has no model type {name!r}{hint} and could not read that configuration from the hub "
+            f"({_error(e)}): correct the name or write a class such as hf:GPT2Config"
         ) from e
 
 
