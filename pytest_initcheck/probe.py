@@ -38,7 +38,7 @@ class Probed:
         gradients: gradient by name of trainable parameter (tied ones once); ``None`` where none arrived.
         cotangents: what was pulled back, one for each output (with a loss: its gradient).
         rerun: one more forward pass from the same start; returns the same outputs, under the caller's grad mode.
-        rerun_raw: the same, returning the model's output as it is.
+        rerun_raw: the same, returning the model's output as it is; other ``args`` and ``kwargs`` may be given.
         select: picks the tensors of ``outputs`` out of such a raw output.
         call: how the model was called.
         model: the module that ran: the model, what it wraps, or a copy of a lazy one.
@@ -51,7 +51,7 @@ class Probed:
     gradients: dict[str, Tensor | None]
     cotangents: list[Tensor]
     rerun: Callable[[], list[Tensor]]
-    rerun_raw: Callable[[], Any]
+    rerun_raw: Callable[..., Any]
     select: Callable[[Any], list[Tensor]]
     call: Call
     model: nn.Module
@@ -91,9 +91,9 @@ def run_probe(
     guard.mark()
     watch = Watch(subject, call.batch)
 
-    def run() -> Any:
+    def run(args: tuple[Any, ...] | None = None, kwargs: dict[str, Any] | None = None) -> Any:
         with _eager():
-            return subject(*call.args, **call.kwargs)
+            return subject(*(call.args if args is None else args), **(call.kwargs if kwargs is None else kwargs))
 
     try:
         with torch.inference_mode(False), torch.enable_grad():
@@ -131,9 +131,9 @@ def run_probe(
         every = float_outputs(output)
         return [every[i] for i in kept]
 
-    def rerun_raw() -> Any:
+    def rerun_raw(args: tuple[Any, ...] | None = None, kwargs: dict[str, Any] | None = None) -> Any:
         guard.rewind()
-        return run()
+        return run(args, kwargs)
 
     primary = next((i for i, o in enumerate(outputs) if o.dim() > 0 and o.numel() > 1), 0)
     trace = replace(

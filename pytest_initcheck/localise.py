@@ -1,0 +1,152 @@
+"""Where it starts: every parameter's own factor against what its fan, and the nonlinearity behind it, ask for."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from statistics import median
+
+from .records import LayerRecord, ParameterRecord, Trace
+from .rules.registry import number
+
+#: Second moment gain of what follows a weight: the std that keeps a signal of unit RMS at unit RMS is gain / sqrt(fan_in).
+#: He et al. 2015 (relu, leaky relu), Klambauer et al. 2017 (selu), torch.nn.init.calculate_gain (tanh 5/3 is the upper end of
+#: what carries; 1 keeps small signals), numerically for the others.
+GAINS = {
+    "relu": math.sqrt(2),
+    "leaky_relu": math.sqrt(2),
+    "gelu": 1.5,
+    "silu": 1.7,
+    "elu": 1.25,
+    "softplus": 1.2,
+    "sigmoid": 1.8,
+    "tanh": 1.2,
+    "hardtanh": 1.2,
+}
+
+#: A factor this far (in decades) from what theory and its peers say stands out. Between schemes in use (Xavier, Kaiming,
+#: LeCun, PyTorch's default, orthogonal) the factors differ by up to 0.4.
+STANDS_OUT = 0.45
+#: A constant offset of a pre-activation this large closes a ReLU's or a gate's unit for almost every sample.
+LARGE_BIAS = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Suspect:
+    """A parameter or layer whose own factor is off.
+
+    Attributes:
+        name: parameter (or layer) name.
+        kind: ``"weight"``, ``"bias"``, ``"norm-scale"``, ``"embedding"``, ``"zero"`` or ``"dead"``.
+        decades: how far off, in powers of ten; negative is too small.
+        common: whether most of the model's weights are off by as much: the scheme's fault, not this layer's.
+        cause: in the field's terms, with numbers.
+        expected: the std that theory asks for, where it says.
+    """
+
+    name: str
+    kind: str
+    decades: float
+    common: bool
+    cause: str
+    expected: float | None = None
+    fix: str = ""
+
+
+def suspects(trace: Trace) -> tuple[Suspect, ...]:
+    """Return what stands out, most suspicious first; what starts earlier wins a tie."""
+    parameters = [p for p in trace.parameters.values() if p.value is not None and p.value.finite]
+    deviations = {p.name: d for p in parameters if (d := weight_deviation(p)) is not None and math.isfinite(d)}
+    typical = median(deviations.values()) if deviations else 0.0
+    shared = abs(typical) > STANDS_OUT and sum(abs(d - typical) < STANDS_OUT for d in deviations.values()) * 2 > len(deviations)
+    found: list[Suspect] = []
+    for p in parameters:
+        suspect = _bias(p) or _norm(p) or _embedding(p) or _zero(p)
+        if suspect is None and p.name in deviations:
+            own = deviations[p.name] - (typical if len(deviations) > 3 else 0.0)
+            if abs(own) > STANDS_OUT and (not shared or abs(own) > 2 * STANDS_OUT):
+                suspect = Suspect(p.name, "weight", own, False, _weight_cause(p), expected_std(p))
+        if suspect is not None:
+            found.append(suspect)
+    found.sort(key=lambda s: -round(abs(s.decades), 1))
+    if shared:
+        worst = next(p for p in parameters if p.name in deviations)
+        common = Suspect(worst.name, "weight", typical, True, _weight_cause(worst), expected_std(worst))
+        found = [s for s in found if abs(s.decades) > abs(typical)] + [common] + [s for s in found if abs(s.decades) <= abs(typical)]
+    return tuple(found)
+
+
+def first_dead(trace: Trace) -> LayerRecord | None:
+    """Return the first leaf layer whose output is the same for every sample although its input is not, or ``None``."""
+    alive = False
+    for layer in trace.layers.values():
+        if not layer.leaf or not layer.activation.finite or layer.activation.count < 2:
+            continue
+        silent = layer.activation.rms == 0 or (layer.activation.variation is not None and layer.activation.variation < 1e-6)
+        if not silent:
+            alive = True
+        elif alive or layer.index == 0:
+            return layer
+    return None
+
+
+def expected_std(p: ParameterRecord) -> float | None:
+    """Return the weight std that carries a unit signal through ``p`` and what follows, or ``None``."""
+    if p.fan_in is None or p.fan_in == 0 or p.role not in ("weight", "other") or len(p.shape) < 2:
+        return None
+    return GAINS.get(p.followed_by or "", 1.0) / math.sqrt(p.fan_in)
+
+
+def weight_deviation(p: ParameterRecord) -> float | None:
+    """Return log10 of the weight's RMS over :func:`expected_std`; ``None`` for what is no weight, or is all zero."""
+    expected = expected_std(p)
+    if expected is None or p.value is None or not p.value.finite or p.value.rms == 0 or p.value.count < 8:
+        return None
+    return math.log10(p.value.rms / expected)
+
+
+def _weight_cause(p: ParameterRecord) -> str:
+    expected = expected_std(p)
+    assert p.value is not None
+    if expected is None:
+        return f"{p.name} has std {number(p.value.rms)}"
+    behind = f" in front of {p.followed_by}" if p.followed_by and p.followed_by != "none" else ""
+    return (
+        f"{p.name} has std {number(p.value.rms)} on fan_in {p.fan_in}{behind}, where {number(expected)} carries the signal: "
+        f"this layer multiplies it by {number(p.value.rms / expected)}"
+    )
+
+
+def _bias(p: ParameterRecord) -> Suspect | None:
+    if p.role not in ("bias", "norm-shift") or p.value is None or p.value.rms < LARGE_BIAS:
+        return None
+    shut = " and shuts every unit behind it" if p.value.mean < 0 else ""
+    cause = f"{p.name} starts at {number(p.value.mean)} on average (0 is usual): the offset drowns the signal{shut}"
+    # A bias counts against a unit signal, a weight against its own theory: an offset of 10 is as far off as a factor of 10,
+    # and, unlike the factor, no norm layer or optimizer makes up for it.
+    return Suspect(p.name, "bias", math.copysign(math.log10(p.value.rms) + 1, p.value.mean or 1), False, cause, 0.0)
+
+
+def _norm(p: ParameterRecord) -> Suspect | None:
+    if p.role != "norm-scale" or p.value is None or p.value.rms == 0:
+        return None
+    decades = math.log10(p.value.rms)
+    if decades < STANDS_OUT:
+        return None
+    return Suspect(p.name, "norm-scale", decades, False, f"{p.name} starts at {number(p.value.rms)} (1 is usual)", 1.0)
+
+
+def _embedding(p: ParameterRecord) -> Suspect | None:
+    if p.role != "embedding" or p.value is None or p.value.rms <= 10**STANDS_OUT:
+        return None
+    cause = f"{p.name} has std {number(p.value.rms)} (0.02 to 1 is usual)"
+    return Suspect(p.name, "embedding", math.log10(p.value.rms), False, cause, 1.0)
+
+
+def _zero(p: ParameterRecord) -> Suspect | None:
+    """A weight that is all zero, and shuts what lies behind it: a step does not open it."""
+    if p.value is None or p.value.rms != 0 or p.role in ("bias", "norm-shift"):
+        return None
+    if p.wakes is False or (p.gradient is not None and p.gradient.rms == 0 and p.wakes is not True):
+        return Suspect(p.name, "zero", -20.0, False, f"{p.name} is all zero, and no gradient reaches it to change that")
+    return None

@@ -1,0 +1,114 @@
+"""Why a trainable parameter gets no gradient: its value is used and the graph is cut, or nothing uses it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from types import CodeType, FunctionType, ModuleType
+
+import torch
+from torch import nn
+
+from .push import Push
+from .response import rms
+
+#: The first so many modules are asked one by one whether the output depends on their values; a forward pass each.
+ONE_BY_ONE = 12
+
+
+def unreached_reasons(model: nn.Module, push: Push, unreached: list[str], called: set[str]) -> dict[str, str]:
+    """Return, for every parameter in ``unreached``, why no gradient comes back.
+
+    Args:
+        model: the module that was probed.
+        push: runs it; parameters are restored before this returns.
+        unreached: names of trainable parameters that no path of the graph leads to.
+        called: dotted paths of the modules that ran.
+
+    Returns:
+        ``"blocked"``: the output changes with the value, so the gradient is cut; ``"unmentioned"``: nothing uses it, and no
+        code in the files that define the model mentions it; ``"unused"``: this call does not use it.
+    """
+    reasons = dict.fromkeys(unreached, "unused")
+    if not unreached:
+        return reasons
+    groups: dict[str, list[str]] = {}
+    for name in unreached:
+        groups.setdefault(name.rpartition(".")[0], []).append(name)
+    ran = {owner: names for owner, names in groups.items() if owner in called or not owner}
+    if ran and _moves(push, [n for names in ran.values() for n in names]):
+        for owner, names in list(ran.items())[:ONE_BY_ONE]:
+            if len(ran) == 1 or _moves(push, names):
+                reasons.update(dict.fromkeys(names, "blocked"))
+    code = _Mentions()
+    for name in unreached:
+        if reasons[name] == "unused" and name.rpartition(".")[0] not in called and not code.mentioned(model, name):
+            reasons[name] = "unmentioned"
+    return reasons
+
+
+def _moves(push: Push, names: list[str]) -> bool:
+    """Whether the outputs change when these parameters do."""
+    generator = torch.Generator().manual_seed(push.seed + 3)
+    with torch.no_grad():
+        for name in names:
+            value = push.parameters[name].data
+            noise = torch.randn(value.shape, generator=generator).to(value.device)
+            size = max(rms(value), 1e-2)
+            value.add_((noise * size).to(value.dtype))
+        outputs = push.forward()
+    push.restore()
+    for before, after in zip(push.outputs, outputs, strict=False):
+        scale = rms(before)
+        if before.shape != after.shape or rms(after - before) > 1e-5 * scale:
+            return True
+    return False
+
+
+class _Mentions:
+    """Names that the code behind a model's classes mentions, file by file."""
+
+    def __init__(self) -> None:
+        self._by_file: dict[str, set[str]] = {}
+
+    def mentioned(self, model: nn.Module, name: str) -> bool:
+        """Whether every attribute on the way to ``name`` is mentioned by the file of a class that owns it."""
+        owner: object = model
+        for part in name.split("."):
+            if not part.isdigit() and not isinstance(owner, nn.ModuleList | nn.ModuleDict | nn.Sequential | nn.ParameterList | nn.ParameterDict):
+                if not any(part in self._names(cls.__module__) for cls in type(owner).__mro__ if cls is not nn.Module):
+                    return False
+            owner = getattr(owner, part, None)
+            if owner is None:
+                return True
+        return True
+
+    def _names(self, module: str) -> set[str]:
+        if module not in self._by_file:
+            found: set[str] = set()
+            for code in _functions(sys.modules.get(module)):
+                found |= set(_names_in(code))
+            self._by_file[module] = found
+        return self._by_file[module]
+
+
+def _functions(module: ModuleType | None) -> Iterator[CodeType]:
+    """Code of the functions and methods that a file defines, constructors left out: what only they mention is not used."""
+    for value in list(vars(module).values()) if module is not None else ():
+        if isinstance(value, FunctionType):
+            yield value.__code__
+        elif isinstance(value, type) and value is not nn.Module:
+            for name, member in list(vars(value).items()):
+                member = getattr(member, "fget", None) or getattr(member, "__func__", member)
+                code = getattr(getattr(member, "__wrapped__", member), "__code__", None)
+                if name != "__init__" and isinstance(code, CodeType):
+                    yield code
+
+
+def _names_in(code: CodeType) -> Iterator[str]:
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, str):
+            yield constant
+        elif isinstance(constant, CodeType):
+            yield from _names_in(constant)

@@ -1,0 +1,320 @@
+"""How the function answers when it is pushed: one step, a disturbed input, a few steps towards targets.
+
+The verdict's backbone. No statistic of a layer enters here: every number is about what the function does, so that a gate
+that looks dead and trains, or a bias that looks ordinary and kills, are both judged by what happens. The thresholds that
+decide which of these numbers is a fault live in :mod:`~pytest_initcheck.rules`; those here only decide how hard to look.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .layers import sample_dim
+from .probe import centred
+from .push import Push
+from .records import Response
+
+#: Size of one optimizer-like step per weight: Adam's first step at its default learning rate.
+STEP = 1e-3
+#: Disturbance of the input, relative to its RMS.
+DISTURBANCE = 1e-2
+#: Learning rates and number of steps of the fit (Adam); the better of the two counts.
+FIT_RATES = (3e-3, 1e-3)
+FIT_STEPS = 30
+#: The fit is over once this share of the centred squared error is gone: healthy networks get here in 2 to 15 steps.
+FIT_ENOUGH = 0.9
+#: Rank of the random functions of the input that serve as targets.
+TARGET_RANK = 32
+#: Gates may stand behind gates (a zero head behind adaLN-zero): after this many steps whatever is still silent is dead.
+LOOKS = 3
+
+#: A first look this far from any fault needs no second one. 4 decades inside the fault on the slow side; on the loud
+#: side, outputs that a unit-scale loss pulls back within a few steps.
+CALM_MOVEMENT = 1e-3
+CALM_OUTPUT = 3.0
+CALM_OFFSET = 5.0
+CALM_SENSITIVITY = 12.0
+CALM_ALIGNMENT = 0.04
+
+def ask(push: Push) -> Response:
+    """Return how the function answers, looking harder only where the first, cheap look is not clear.
+
+    Args:
+        push: the model and what the probe saw; its parameters are restored before this returns. ``push.wakes`` is
+            filled: for every parameter whose gradient was exactly zero, whether a step or three bring one.
+    """
+    start = push.outputs[push.primary]
+    if not bool(torch.isfinite(start).all()):
+        return Response()
+    details: dict[str, float] = {"output_rms": rms(start), "output_centred_rms": rms(centred(start, push.batch))}
+    unit = details["unit"] = natural_unit(start)
+    sensitivity = _sensitivity(push, start)
+    if sensitivity is not None and sensitivity > CALM_SENSITIVITY:
+        details["sensitivity_if_smaller"] = _calmed(push)
+    movement, predicted, alignment = _steps(push, start, unit)
+    residual = None
+    if start.ndim > 0 and not _calm(details, movement, alignment, sensitivity, unit):
+        residual, slow = _fit(push, start, unit)
+        details.update(slow)
+    push.restore()
+    return Response(
+        movement=tuple(m / unit for m in movement),
+        predicted=None if predicted is None else predicted / unit,
+        alignment=alignment,
+        residual=residual,
+        sensitivity=sensitivity,
+        details=details,
+    )
+
+
+def rms(x: Tensor) -> float:
+    """Return the root mean square of ``x`` in double precision (0.0 for an empty tensor)."""
+    if x.numel() == 0:
+        return 0.0
+    y = (torch.view_as_real(x) if x.is_complex() else x).detach()
+    top = float(y.abs().max())
+    if top == 0 or not math.isfinite(top):
+        return top
+    return top * float((y.to(torch.float64) / top).square().mean().sqrt())
+
+
+def natural_unit(output: Tensor) -> float:
+    """Return the scale on which changes of ``output`` are judged: 1, but its own RMS for a softmax over many classes.
+
+    Probabilities over C classes are 1/C on average; that they move by 1e-3/C is not silence.
+    """
+    if output.ndim >= 2 and output.numel() and bool((output >= 0).all()):
+        for dim in (-1, 1):
+            total = output.sum(dim)
+            if output.shape[dim] > 1 and bool(torch.allclose(total, torch.ones_like(total), atol=1e-3)):
+                return rms(output)
+    return 1.0
+
+
+def _direction(push: Push, start: Tensor) -> Tensor:
+    return push.cotangents[push.primary].to(start.dtype)
+
+
+def _correlation(a: Tensor, b: Tensor) -> float:
+    a, b = a.flatten().double(), b.flatten().double()
+    scale = float(a.abs().max()) if a.numel() else 0.0
+    if scale == 0 or not math.isfinite(scale):
+        return 0.0
+    a = a / scale
+    return float(torch.dot(a, b) / (a.norm() * b.norm()).clamp_min(1e-300))
+
+
+def _sensitivity(push: Push, start: Tensor) -> float | None:
+    """Relative change of the output over relative change of the input."""
+    if push.disturbed is None or start.ndim == 0:
+        return None
+    with torch.no_grad():
+        moved = push.disturbed(DISTURBANCE)[push.primary]
+    scale = rms(centred(start, push.batch))
+    if scale == 0 or moved.shape != start.shape:
+        return None
+    return rms(centred(moved, push.batch) - centred(start, push.batch)) / scale / DISTURBANCE
+
+
+def _calmed(push: Push) -> float:
+    """The smallest sensitivity that the same network has with its weights scaled down.
+
+    Chaos that another init would cure is a fault of the init; chaos that survives any scale (a stack of batch norms) is
+    the architecture's, and those train.
+    """
+    best = math.inf
+    weights = [p for p in push.parameters.values() if p.ndim > 1]
+    with torch.no_grad():
+        for _ in range(5):
+            torch._foreach_mul_([w.data for w in weights], 0.5)
+            start = push.forward()[push.primary]
+            now = _sensitivity(push, start)
+            if now is not None and math.isfinite(now):
+                best = min(best, now)
+            if best < CALM_SENSITIVITY:
+                break
+    push.restore()
+    return best
+
+
+def _grad(push: Push, outputs: list[Tensor]) -> list[Tensor | None]:
+    pairs = [(o, c) for o, c in zip(outputs, push.cotangents, strict=True) if o.requires_grad]
+    if not pairs:
+        return [None] * len(push.parameters)
+    return list(
+        torch.autograd.grad(
+            [o for o, _ in pairs],
+            list(push.parameters.values()),
+            [c.to(o.dtype) for o, c in pairs],
+            allow_unused=True,
+        )
+    )
+
+
+def _silent(push: Push, gradients: Sequence[Tensor | None]) -> set[str]:
+    """Names of the parameters whose gradient is exactly zero."""
+    named = [(n, g) for n, g in zip(push.parameters, gradients, strict=True) if g is not None and g.numel()]
+    tops = torch._foreach_norm([g for _, g in named], math.inf) if named else ()
+    return {n for (n, _), top in zip(named, tops, strict=True) if float(top) == 0}
+
+
+def _step(push: Push, gradients: Sequence[Tensor | None]) -> float:
+    """Move every parameter by :data:`STEP` along the sign of its gradient; return the L1 norm of the gradients.
+
+    The gradients are overwritten with their signs: a second copy of the parameters would not fit the budget.
+    """
+    present = [(p.data, g) for p, g in zip(push.parameters.values(), gradients, strict=True) if g is not None]
+    if not present:
+        return 0.0
+    slopes = [g for _, g in present]
+    with torch.no_grad():
+        total = sum(float(n) for n in torch._foreach_norm(slopes, 1))
+        signs = [g.sgn_() for g in slopes]
+        for (parameter, _), sign in zip(present, signs, strict=True):
+            parameter.add_(sign.to(parameter.dtype), alpha=STEP)
+    return total
+
+
+def _steps(push: Push, start: Tensor, unit: float) -> tuple[list[float], float | None, float | None]:
+    """Step along the sign of the gradient, again where a gradient was exactly zero or nothing moved.
+
+    Returns the movement after each step, the first one as the gradient predicts it, and its correlation with the
+    direction that was asked for.
+    """
+    gradients: list[Tensor | None] = [push.gradients[name] for name in push.parameters]
+    push.gradients = {}
+    silent = _silent(push, gradients)
+    push.wakes = dict.fromkeys(silent, False)
+    direction, origin = push.cotangents[push.primary], centred(start, push.batch)
+    movement: list[float] = []
+    predicted = alignment = None
+    for look in range(LOOKS):
+        total = _step(push, gradients)
+        gradients = []
+        more = look + 1 < LOOKS
+        outputs = _forward(push, graph=more and bool(silent))
+        change = centred(outputs[push.primary].detach(), push.batch) - origin
+        movement.append(rms(change))
+        if look == 0:
+            predicted, alignment = STEP * total, _correlation(change, direction)
+        quiet = movement[-1] < CALM_MOVEMENT * unit
+        if not more or not math.isfinite(movement[-1]) or not (silent or quiet):
+            break
+        if not any(o.requires_grad for o in outputs):
+            outputs = _forward(push, graph=True)
+        gradients = _grad(push, outputs)
+        del outputs
+        left = silent & _silent(push, gradients)
+        push.wakes.update(dict.fromkeys(silent - left, True))
+        settled = not left or (left == silent and look > 0)
+        silent = left
+        if settled and not quiet:
+            break
+    push.restore()
+    return movement, predicted, alignment
+
+
+def _forward(push: Push, *, graph: bool) -> list[Tensor]:
+    with torch.set_grad_enabled(graph):
+        return push.forward()
+
+
+def _calm(
+    details: dict[str, float], movement: list[float], alignment: float | None, sensitivity: float | None, unit: float
+) -> bool:
+    """Whether the first look is so far from every fault that none needs a second one."""
+    return bool(
+        movement
+        and movement[-1] >= CALM_MOVEMENT * unit
+        and details["output_centred_rms"] <= CALM_OUTPUT
+        and details["output_rms"] <= CALM_OFFSET
+        and (sensitivity is None or sensitivity <= CALM_SENSITIVITY)
+        and (alignment is None or abs(alignment) >= CALM_ALIGNMENT)
+    )
+
+
+def targets(push: Push, output: Tensor) -> Tensor:
+    """Return centred unit-RMS targets that are random smooth functions of the input.
+
+    Functions of the input, not noise: what memorises noise is still not near to learning (AUC 0.98 against 0.96 on
+    the trainability pairs). Where the output has a value per token, so has the target.
+    """
+    generator = torch.Generator().manual_seed(push.seed + 1)
+    batch, shape = push.batch, output.shape
+    ids = next((x for x in push.inputs if not x.is_floating_point() and x.ndim >= 2 and x.shape[:2] == shape[:2]), None)
+    if ids is not None and output.ndim >= 3 and not ids.is_complex():
+        codes = ids.detach().cpu().long().reshape(*ids.shape[:2], -1)[..., 0]
+        codes = codes - codes.min()
+        features = torch.randn(int(codes.max()) + 1, TARGET_RANK, generator=generator)[codes]
+        mix = torch.randn(TARGET_RANK, math.prod(shape[2:]), generator=generator)
+        target = (features @ mix).reshape(shape)
+    else:
+        dim = sample_dim(output, batch)
+        if dim is None:
+            target = torch.randn(shape, generator=generator)
+        else:
+            features = torch.tanh(_features(push, generator))
+            rest = [s for d, s in enumerate(shape) if d != dim]
+            mix = torch.randn(TARGET_RANK, math.prod(rest), generator=generator)
+            target = (features @ mix).reshape([shape[dim], *rest]).movedim(0, dim)
+    target = centred(target, batch)
+    size = rms(target)
+    if size == 0 or not math.isfinite(size):
+        target = centred(torch.randn(shape, generator=generator), batch)
+        size = max(rms(target), 1e-12)
+    return (target / size).to(output.device, torch.float32)
+
+
+def _features(push: Push, generator: torch.Generator) -> Tensor:
+    """``[batch, rank]`` random projections of the inputs, of about unit variance over the samples."""
+    batch = push.batch or 1
+    total = torch.zeros(batch, TARGET_RANK)
+    for x in push.inputs:
+        dim = sample_dim(x, batch)
+        if dim is None or x.is_complex():
+            continue
+        flat = x.detach().movedim(dim, 0).reshape(batch, -1).to("cpu", torch.float32)
+        if not x.is_floating_point():
+            # Ids have no order: hash each to a phase, so that different tokens are unrelated.
+            flat = torch.cos(flat * 12.9898 + torch.arange(flat.shape[1]) * 78.233)
+        flat = torch.nan_to_num(flat, 0.0, 0.0, 0.0)
+        total += flat @ torch.randn(flat.shape[1], TARGET_RANK, generator=generator)
+    total = total - total.mean(0)
+    spread = rms(total)
+    if spread == 0:
+        return torch.randn(batch, TARGET_RANK, generator=generator)
+    return 2 * total / spread
+
+
+def _fit(push: Push, start: Tensor, unit: float) -> tuple[float, dict[str, float]]:
+    """Return the smallest share of centred squared error that is left within :data:`FIT_STEPS` Adam steps."""
+    target = targets(push, start) * unit
+    best, details = math.inf, {}
+    for rate in FIT_RATES:
+        push.restore()
+        optimizer = torch.optim.Adam([p for p in push.parameters.values()], lr=rate, foreach=True)
+        for step in range(FIT_STEPS + 1):
+            output = _forward(push, graph=True)[push.primary].float()
+            left = float((centred(output.detach(), push.batch) - target).square().mean()) / unit**2
+            if not math.isfinite(left):
+                break
+            if step or best == math.inf:
+                best = min(best, left)
+            if best < FIT_ENOUGH or step == FIT_STEPS or not output.requires_grad:
+                details["fit_steps"] = float(step)
+                break
+            loss = (output - target).square().mean() / unit**2
+            gradients = torch.autograd.grad(loss, list(push.parameters.values()), allow_unused=True)
+            for parameter, gradient in zip(push.parameters.values(), gradients, strict=True):
+                parameter.grad = gradient
+            optimizer.step()
+        for parameter in push.parameters.values():
+            parameter.grad = None
+        if best < FIT_ENOUGH:
+            break
+    push.restore()
+    return best, details

@@ -1,0 +1,57 @@
+"""Rules: trace and response in, findings out. No torch here: a rule judges records, it measures nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from ..errors import SettingsError
+from ..records import SEVERITIES, Finding
+from ..settings import matches
+from . import bounds, function, gradients, structure, values  # noqa: F401  (importing registers the rules)
+from .registry import RULES, Case, Rule, finding, rule
+
+__all__ = ["RULES", "Case", "Rule", "finding", "judge", "rule", "validate"]
+
+
+def judge(case: Case, *, extra: Mapping[str, Rule] | None = None) -> tuple[list[Finding], list[Finding]]:
+    """Return the findings of every rule, most severe first, and those that the user's settings silence.
+
+    Args:
+        case: what to judge.
+        extra: rules of other plugins, by name.
+    """
+    found: list[Finding] = []
+    for name, entry in {**RULES, **(extra or {})}.items():
+        if case.settings.select and not any(matches([p.partition(":")[0]], name, ()) for p in case.settings.select):
+            continue
+        found += entry.judge(case)
+    found.sort(key=lambda f: SEVERITIES.index(f.severity))
+    kept, ignored = [], []
+    for f in found:
+        silenced = matches(case.settings.ignore, f.rule, f.layers[:1] or ("",))
+        unselected = case.settings.select and not matches(case.settings.select, f.rule, f.layers or ("",))
+        (ignored if silenced or unselected else kept).append(f)
+    return kept, ignored
+
+
+def validate(patterns: Iterable[str], *, setting: str, layers: Iterable[str] | None = None, known: Iterable[str] = ()) -> None:
+    """Refuse patterns that can never match anything.
+
+    Args:
+        patterns: ``RULE`` or ``RULE:GLOB`` entries of a setting.
+        setting: name of the setting, for the message.
+        layers: names of layers and parameters of the model; ``None`` skips the globs.
+        known: names of further rules.
+
+    Raises:
+        SettingsError: a rule is unknown or a glob matches no layer.
+    """
+    rules = [*RULES, *known]
+    names = None if layers is None else list(layers)
+    for pattern in patterns:
+        wanted, colon, glob = pattern.partition(":")
+        if not any(matches([wanted], name, ()) for name in rules):
+            raise SettingsError(f"{setting} names the unknown rule {wanted!r} (known: {', '.join(sorted(rules))})")
+        if colon and names is not None and not any(matches([f"*:{glob}"], "any", [name]) for name in names):
+            some = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+            raise SettingsError(f"{setting} names layers {glob!r}, which match nothing in this model (it has {some})")

@@ -1,0 +1,107 @@
+"""What a rule is: a small named function with its threshold, the evidence for it and its known limits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..records import Finding, Response, Severity, Trace
+from ..settings import Settings
+
+#: Decides whether a parameter's missing gradient is a mistake; see :mod:`~pytest_initcheck.reach`.
+Reasons = Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """Everything that a rule may look at.
+
+    Attributes:
+        trace: what the probe measured.
+        response: how the function answered.
+        settings: what the user asked for.
+        unreached: for every trainable parameter without a gradient path, why: ``"blocked"``, ``"unmentioned"``, ``"unused"``.
+        unwritten: parameters and buffers that construction never wrote to -> what was found in them.
+        culprits: where the fault starts, the most suspicious first, as :func:`~pytest_initcheck.localise.suspects` ranks.
+    """
+
+    trace: Trace
+    response: Response
+    settings: Settings = field(default_factory=Settings)
+    unreached: Reasons = field(default_factory=dict)
+    unwritten: Mapping[str, str] = field(default_factory=dict)
+    culprits: tuple[Any, ...] = ()
+
+
+Judge = Callable[[Case], Iterable[Finding]]
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One entry of the registry; the reference page is generated from these fields and the function's docstring.
+
+    Attributes:
+        name: kebab-case name.
+        family: heading that it stands under.
+        severity: severities that it can give, in words.
+        threshold: the numbers it decides by.
+        evidence: where these numbers come from.
+        limits: when it is wrong.
+        judge: the function.
+    """
+
+    name: str
+    family: str
+    severity: str
+    threshold: str
+    evidence: str
+    limits: str
+    judge: Judge
+
+
+RULES: dict[str, Rule] = {}
+
+
+def rule(name: str, *, family: str, severity: str, threshold: str, evidence: str, limits: str) -> Callable[[Judge], Judge]:
+    """Register the decorated function as the rule ``name``.
+
+    Raises:
+        ValueError: the name is taken.
+    """
+
+    def register(judge: Judge) -> Judge:
+        if name in RULES:
+            raise ValueError(f"two rules are called {name!r}")
+        RULES[name] = Rule(name, family, severity, threshold, evidence, limits, judge)
+        return judge
+
+    return register
+
+
+def finding(
+    rule_name: str,
+    severity: Severity,
+    layers: Iterable[str],
+    summary: str,
+    *,
+    evidence: Mapping[str, Any] | None = None,
+    cause: str = "",
+    fix: str = "",
+) -> Finding:
+    """Return a finding, with the line that silences it filled in."""
+    names = tuple(dict.fromkeys(layers))
+    silence = f'ignore=["{rule_name}:{names[0]}"]' if names else f'ignore=["{rule_name}"]'
+    return Finding(rule_name, severity, names, summary, evidence or {}, cause, fix, silence)
+
+
+def number(value: float | None) -> str:
+    """Return ``value`` as messages show it: three significant digits at most, exponents only when they help."""
+    if value is None:
+        return "?"
+    if value == 0 or value != value or value in (float("inf"), float("-inf")):
+        return str(value) if value else "0"
+    if 1e-3 <= abs(value) < 1e4:
+        text = f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
+        return text
+    return f"{value:.1e}"

@@ -1,0 +1,93 @@
+"""Rules on structure: units and layers that start as copies of each other, and scales that stand out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ..records import Finding, ParameterRecord
+from .registry import Case, finding, number, rule
+
+#: Share of a layer's units with an exact twin from which the layer cannot use its width.
+TWINS = 0.5
+#: Factor by which single weights stand out before they are worth a warning, in decades.
+LOUD = 0.8
+
+
+@rule(
+    "duplicate-units",
+    family="structure",
+    severity="error",
+    threshold=f"at least {TWINS:.0%} of a weight's output units have exactly the same incoming weights, not all zero",
+    evidence="all 48 injected cases of constant rows or constant weights; no published model at its default init",
+    limits="units whose outgoing weights differ are told apart after a step; the layer still starts with the rank of one unit",
+)
+def duplicate_units(case: Case) -> Iterator[Finding]:
+    """Units of a layer start as exact copies: they get the same gradient and stay one unit."""
+    twins = [p for p in case.trace.parameters.values() if p.twin_rows >= TWINS and p.value is not None and p.value.rms > 0]
+    if not twins:
+        return
+    names = [p.name for p in sorted(twins, key=lambda p: -p.twin_rows)]
+    constant = all(p.value is not None and p.value.min == p.value.max for p in twins)
+    yield finding(
+        "duplicate-units",
+        "error",
+        names,
+        f"{number(100 * twins[0].twin_rows)} % of the units of {names[0]} have an exact twin"
+        + (f" (and {len(names) - 1} more weights)" if len(names) > 1 else ""),
+        evidence={"share": twins[0].twin_rows, "weights": len(names)},
+        cause="the weight is one constant" if constant else "the rows of the weight are copies of each other",
+        fix=f"torch.nn.init.kaiming_uniform_(model.get_parameter({names[0]!r}), a=5**0.5)",
+    )
+
+
+@rule(
+    "cloned-layers",
+    family="structure",
+    severity="note",
+    threshold="two weights of the same shape with exactly the same values, not constant",
+    evidence="nn.TransformerEncoder deep-copies one layer (pytorch #72253); such models train",
+    limits="compares mean, std and extremes rather than every value",
+)
+def cloned_layers(case: Case) -> Iterator[Finding]:
+    """Layers start as copies of one another."""
+    groups: dict[tuple[object, ...], list[ParameterRecord]] = {}
+    for p in case.trace.parameters.values():
+        if p.value is not None and len(p.shape) > 1 and p.value.count >= 64 and p.value.min < p.value.max and p.twin_rows < TWINS:
+            groups.setdefault((p.shape, p.value.mean, p.value.std, p.value.min, p.value.max), []).append(p)
+    clones = [g for g in groups.values() if len(g) > 1]
+    if clones:
+        names = [p.name for p in max(clones, key=len)]
+        yield finding(
+            "cloned-layers",
+            "note",
+            names,
+            f"{len(names)} weights start with the same values: {names[0]} and {names[1]}" + (", ..." if len(names) > 2 else ""),
+            evidence={"weights": len(names)},
+            cause="a layer was deep-copied after its initialization (nn.TransformerEncoder does), so all copies start equal",
+            fix="for layer in copies: layer.apply(init_weights)",
+        )
+
+
+@rule(
+    "gain-mismatch",
+    family="structure",
+    severity="warning",
+    threshold=f"a weight, norm scale, bias or embedding that stands out by a factor of {10**LOUD:.0f} from theory and from its peers, "
+    "on the loud side",
+    evidence="single weights scaled by 10 or 100 slow down or stop plain SGD on 12 of 12 architectures, and harm a third of them under Adam",
+    limits="a scale that a norm layer absorbs does no harm; that is why this never fails a model by itself",
+)
+def gain_mismatch(case: Case) -> Iterator[Finding]:
+    """A parameter's scale is far from what its fan-in and the nonlinearity behind it ask for."""
+    off = [s for s in case.culprits if not s.common and s.decades > LOUD or s.kind == "bias"]
+    if not off:
+        return
+    yield finding(
+        "gain-mismatch",
+        "warning",
+        [s.name for s in off],
+        f"{off[0].name} stands out by x{number(10 ** abs(off[0].decades))}" + (f" (and {len(off) - 1} more)" if len(off) > 1 else ""),
+        evidence={"decades": off[0].decades, "expected_std": off[0].expected},
+        cause=off[0].cause,
+        fix=off[0].fix,
+    )
