@@ -16,6 +16,7 @@ from torch.nn.utils.parametrize import ParametrizationList
 from torch.overrides import TorchFunctionMode
 
 from .statistics import Pending, measure, rms, saturated_share
+from .weights import Use, uses
 
 #: Name of an operation -> range whose two ends are flat, for those that have one.
 RANGES: Mapping[str, tuple[float, float]] = {
@@ -28,18 +29,94 @@ RANGES: Mapping[str, tuple[float, float]] = {
 }
 
 # Operations that are layers wherever they are called, under the name that records carry.
-_NONLINEAR = (
-    "relu relu6 leaky_relu elu selu celu gelu silu mish tanh sigmoid softplus softsign logsigmoid hardtanh hardsigmoid "
-    "hardswish rrelu prelu glu softmax log_softmax softmin gumbel_softmax threshold hardshrink softshrink tanhshrink "
-    "layer_norm batch_norm group_norm instance_norm rms_norm normalize local_response_norm sin cos erf "
-    "scaled_dot_product_attention"
-).split()
+_NONLINEAR = [
+    "relu",
+    "relu6",
+    "leaky_relu",
+    "elu",
+    "selu",
+    "celu",
+    "gelu",
+    "silu",
+    "mish",
+    "tanh",
+    "sigmoid",
+    "softplus",
+    "softsign",
+    "logsigmoid",
+    "hardtanh",
+    "hardsigmoid",
+    "hardswish",
+    "rrelu",
+    "prelu",
+    "glu",
+    "softmax",
+    "log_softmax",
+    "softmin",
+    "gumbel_softmax",
+    "threshold",
+    "hardshrink",
+    "softshrink",
+    "tanhshrink",
+    "layer_norm",
+    "batch_norm",
+    "group_norm",
+    "instance_norm",
+    "rms_norm",
+    "normalize",
+    "local_response_norm",
+    "sin",
+    "cos",
+    "erf",
+    "scaled_dot_product_attention",
+]
 # Operations that are layers where one of their operands is a parameter.
-_LINEAR = (
-    "linear bilinear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d matmul mm bmm addmm "
-    "baddbmm mv addmv einsum tensordot embedding embedding_bag __matmul__ __rmatmul__"
-).split()
-_SPELLINGS = {"logsigmoid": ("log_sigmoid",), "matmul": ("__matmul__", "__rmatmul__")}
+_LINEAR = [
+    "linear",
+    "bilinear",
+    "conv1d",
+    "conv2d",
+    "conv3d",
+    "conv_transpose1d",
+    "conv_transpose2d",
+    "conv_transpose3d",
+    "matmul",
+    "mm",
+    "bmm",
+    "addmm",
+    "baddbmm",
+    "mv",
+    "addmv",
+    "einsum",
+    "tensordot",
+    "embedding",
+    "embedding_bag",
+    "__matmul__",
+    "__rmatmul__",
+]
+#: Nonlinearities that leave a unit at zero once its input is far enough on the wrong side.
+RECTIFYING = frozenset(
+    [
+        "relu",
+        "relu6",
+        "leaky_relu",
+        "elu",
+        "selu",
+        "celu",
+        "gelu",
+        "silu",
+        "mish",
+        "hardswish",
+        "threshold",
+        "hardshrink",
+        "softshrink",
+        "prelu",
+        "rrelu",
+        "glu",
+    ]
+)
+#: Operations whose output has its units in the last dimension (a convolution's are in dimension 1).
+WEIGHTED = frozenset(("linear", "bilinear", "matmul", "mm", "bmm", "addmm", "baddbmm", "einsum", "embedding"))
 
 
 def _functions(names: list[str]) -> dict[Any, str]:
@@ -57,7 +134,7 @@ _NONLINEAR_FUNCTIONS = _functions(_NONLINEAR)
 _LINEAR_FUNCTIONS = _functions(_LINEAR)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Entry:
     """One layer call while it is being watched; what :class:`~pytest_initcheck.records.LayerRecord` is made of."""
 
@@ -79,7 +156,7 @@ class Entry:
     opaque: str | None = None
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Frame:
     module: nn.Module
     path: str
@@ -115,6 +192,7 @@ class Watch(TorchFunctionMode):
         self._measured: dict[int, tuple[weakref.ref[Tensor], int, Pending | None]] = {}
         self._listening: dict[tuple[int, int], list[Pending | None]] = {}
         self._recording = False
+        self.uses: dict[str, Use] = {}
 
     # -- the forward pass
 
@@ -182,7 +260,7 @@ class Watch(TorchFunctionMode):
             if len(frame.inside) == 1 and frame.inside[0].functional and frame.last is not None and frame.last() is out:
                 # The module is this one operation: one layer, not two.
                 merged = frame.inside.pop()
-                self.entries.remove(merged)
+                del self.entries[-1 - self.entries[::-1].index(merged)]
                 self._calls[self._base(frame.path, merged.kind)] -= 1
                 operation, saturated = merged.operation, merged.saturated
             entry = self._entry(frame.path, type(module).__name__, out, functional=False)
@@ -208,24 +286,29 @@ class Watch(TorchFunctionMode):
             if (label := _LINEAR_FUNCTIONS.get(func)) is None:
                 return out
             with torch._C.DisableTorchFunction():
-                used = self._used(args, kwargs)
+                used = self._used(label, args, kwargs)
             if not used:
                 return out
         result = out[0] if isinstance(out, tuple) and out else out
         if isinstance(result, Tensor) and _measurable(result):
             with torch._C.DisableTorchFunction():
-                self._operation(label, result, used or self._used(args, kwargs), args)
+                self._operation(label, result, used or self._used(label, args, kwargs))
         return out
 
-    def _used(self, args: Any, kwargs: Any) -> tuple[str, ...]:
+    def _used(self, label: str, args: Any, kwargs: Any) -> tuple[str, ...]:
+        """Names of the parameters among the operands; how each is used is noted where the operation tells."""
         names = []
         for tensor in tensors((args, kwargs or {})):
             source = tensor if tensor._base is None else tensor._base
             if (name := self._names.get(id(source))) is not None:
                 names.append(name)
+        if names:
+            for source, use in uses(label, args, kwargs or {}):
+                if (name := self._names.get(id(source))) is not None:
+                    self.uses.setdefault(name, use)
         return tuple(dict.fromkeys(names))
 
-    def _operation(self, label: str, out: Tensor, used: tuple[str, ...], args: Any) -> None:
+    def _operation(self, label: str, out: Tensor, used: tuple[str, ...]) -> None:
         path = self._stack[-1].path if self._stack else ""
         entry = self._entry(path, label, out, functional=True)
         entry.operation, entry.parameters, entry.leaf = label, used, True

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import math
 import random
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from . import graph
 from .errors import ProbeError
+from .graph import Graph, nonlinearity
 from .inputs import Call
-from .layers import Entry, Watch, clean, layer_modules, own_parameters, sample_dim, tensors
+from .layers import RECTIFYING, WEIGHTED, Entry, Watch, clean, layer_modules, own_parameters, sample_dim, tensors
 from .records import LayerRecord, ParameterRecord, Stats, Trace
 from .state import Guard, has_lazy
 from .statistics import Pending, measure, settle, settle_units
+from .weights import Use, fans, twin_rows, use_of
 
 __all__ = ["Probed", "centred", "float_outputs", "named_trainable", "run_probe", "sample_dim"]
 
@@ -108,8 +110,8 @@ def run_probe(
             if not heads:
                 raise ProbeError(_nothing_to_pull(subject, raw))
             loss_value = _loss_of(loss, raw)
-            found = graph.nodes(heads if loss_value is None else [*heads, loss_value])
-            reached = graph.leaves(found)
+            graph = Graph(heads if loss_value is None else [*heads, loss_value])
+            seen = _read_graph(subject, watch, graph)
             seconds["graph"] = time.perf_counter() - started
             started = time.perf_counter()
             outputs = [h.detach().clone() for h in heads]
@@ -117,12 +119,12 @@ def run_probe(
             scale = float(max(h.numel() for h in heads)) if half else 1.0
             trainable = named_trainable(subject)
             try:
-                gradients, cotangents = _backward(heads, loss_value, trainable, call.batch, seed, scale, found)
+                gradients, cotangents = _backward(heads, loss_value, trainable, call.batch, seed, scale, graph)
             except Exception as error:
                 raise _failed("backward", subject, watch, error) from error
         seconds["backward"] = time.perf_counter() - started
         started = time.perf_counter()
-        trace = _trace(subject, call, watch, gradients, outputs, reached, scale)
+        trace = _trace(subject, call, watch, gradients, outputs, seen, scale)
         seconds["read"] = time.perf_counter() - started
     finally:
         watch.close()
@@ -294,9 +296,9 @@ def _backward(
     batch: int | None,
     seed: int,
     scale: float,
-    found: list[Any],
+    graph: Graph,
 ) -> tuple[dict[str, Tensor | None], list[Tensor]]:
-    leaves = list(trainable.values())
+    leaves: list[Tensor] = list(trainable.values())
     cotangents: list[Tensor] = []
     if loss is None:
         generator = torch.Generator().manual_seed(seed)
@@ -306,7 +308,7 @@ def _backward(
         roots, signals = [loss], [torch.full_like(loss, scale)]
     if loss is not None:
         leaves = leaves + heads
-    if any(type(node).__name__ == "CheckpointFunctionBackward" for node in found):
+    if "CheckpointFunctionBackward" in graph.opaque():
         # A reentrant checkpoint runs a backward of its own inside and refuses autograd.grad; the guard has set .grad aside.
         for head in heads if loss is not None else ():
             head.retain_grad()
@@ -329,13 +331,55 @@ def _backward(
 # -- the records
 
 
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What the graph said, read before the backward pass frees what its nodes saved."""
+
+    reached: set[str]
+    uses: dict[str, Use]
+    parameters: dict[str, str]
+    layers: dict[str, str]
+    edges: dict[str, tuple[str, ...]]
+    unseen: list[str]
+
+
+def _read_graph(model: nn.Module, watch: Watch, graph: Graph) -> _Seen:
+    owners = _owners(model)
+    uses: dict[str, Use] = {}
+    behind: dict[str, str] = {}
+    reached: set[str] = set()
+    for name, p in model.named_parameters():
+        uses[name] = use_of(name, p, owners.get(id(p), ("", None))[1], watch.uses, graph)
+        if not graph.reaches(p):
+            continue
+        reached.add(name)
+        labels = {nonlinearity(use.node) or graph.followed_by(use.node) for use in graph.uses(p)}
+        behind[name] = labels.pop() if len(labels) == 1 else "mixed" if labels - {"none"} else "none"
+    stops: dict[Any, str] = {}
+    for entry in watch.entries:
+        # Containers end in the node of what they contain; the first to have it is the one that computed it.
+        if entry.node is not None and entry.node in graph.consumers:
+            stops.setdefault(entry.node, entry.name)
+    edges = {name: tuple(graph.sources(node, stops)) for node, name in stops.items()}
+    layers = {e.name: graph.followed_by(e.node) for e in watch.entries if e.node in graph.consumers}
+    unseen = [
+        f"{name.removesuffix('Backward')}: a custom autograd function; its inside is not in the graph"
+        for name in graph.opaque()
+    ]
+    return _Seen(reached, uses, behind, layers, edges, unseen)
+
+
+def _owners(model: nn.Module) -> dict[int, tuple[str, nn.Module]]:
+    return {id(p): (path, m) for path, m in reversed(list(layer_modules(model))) for p in own_parameters(m)}
+
+
 def _trace(
     model: nn.Module,
     call: Call,
     watch: Watch,
     gradients: dict[str, Tensor | None],
     outputs: list[Tensor],
-    reached: set[int],
+    seen: _Seen,
     scale: float,
 ) -> Trace:
     names: dict[int, str] = {}
@@ -345,7 +389,7 @@ def _trace(
             aliases.setdefault(names[id(p)], []).append(name)
         else:
             names[id(p)] = name
-    owners = {id(p): (path, m) for path, m in reversed(list(layer_modules(model))) for p in own_parameters(m)}
+    owners = _owners(model)
     parameters = list(model.named_parameters())
     values = settle([measure(p) for _, p in parameters])
     slopes = settle([_pending(gradients.get(name)) for name, _ in parameters])
@@ -357,7 +401,8 @@ def _trace(
     records: dict[str, ParameterRecord] = {}
     for (name, p), value, slope in zip(parameters, values, slopes, strict=True):
         path, owner = owners.get(id(p), (clean(name.rpartition(".")[0]), None))
-        fan_in, fan_out = _fans(p)
+        use = seen.uses[name]
+        fan_in, fan_out = fans(p, use)
         records[name] = ParameterRecord(
             name=name,
             layer=path,
@@ -369,7 +414,10 @@ def _trace(
             value=value if p.device.type != "meta" else None,
             gradient=slope,
             requires_grad=p.requires_grad,
-            reached=id(p) in reached,
+            reached=name in seen.reached,
+            followed_by=seen.parameters.get(name),
+            role=use.role,
+            twin_rows=twin_rows(p, use),
             aliases=tuple(aliases.get(name, ())),
         )
     sizes: dict[torch.dtype, int] = {}
@@ -377,11 +425,13 @@ def _trace(
         sizes[p.dtype] = sizes.get(p.dtype, 0) + p.numel()
     device = next((p.device for _, p in parameters), torch.device("cpu"))
     return Trace(
-        layers=_layers(watch.entries, scale),
+        layers=_layers(watch.entries, seen, scale),
         parameters=records,
         output=settle([whole])[0],
         inputs=call.described,
         batch=call.batch,
+        edges=seen.edges,
+        unseen=tuple(seen.unseen),
         device=str(device),
         dtype=_text(max(sizes, key=lambda d: sizes[d], default=torch.float32)),
         torch_version=torch.__version__,
@@ -392,12 +442,13 @@ def _pending(tensor: Tensor | None) -> Pending | None:
     return None if tensor is None else measure(tensor)
 
 
-def _layers(entries: list[Entry], scale: float) -> dict[str, LayerRecord]:
+def _layers(entries: list[Entry], seen: _Seen, scale: float) -> dict[str, LayerRecord]:
     activations = settle([e.activation for e in entries])
     slopes = settle([e.gradient[0] if e.gradient else None for e in entries])
     units = settle_units([e.activation for e in entries])
     inputs = settle([e.input_rms if isinstance(e.input_rms, Pending) else None for e in entries])
     records: dict[str, LayerRecord] = {}
+    along: dict[str, int] = {}
     for index, (entry, activation, slope, share, taken) in enumerate(
         zip(entries, activations, slopes, units, inputs, strict=True)
     ):
@@ -419,7 +470,8 @@ def _layers(entries: list[Entry], scale: float) -> dict[str, LayerRecord]:
             gradient=None if slope is None else _scaled(slope, 1.0 / scale),
             input_rms=input_rms,
             parameters=entry.parameters,
-            dead_units=None if share is None or share[1] != share[1] else share[1],
+            followed_by=seen.layers.get(entry.name),
+            dead_units=_dead(entry, share, along, seen.edges),
             saturated=None if entry.saturated is None else float(entry.saturated),
             opaque=entry.opaque,
         )
@@ -439,11 +491,28 @@ def _scaled(stats: Stats, factor: float) -> Stats:
     )
 
 
-def _fans(parameter: Tensor) -> tuple[int | None, int | None]:
-    if parameter.dim() < 2:
-        return None, None
-    field_size = parameter[0][0].numel() if parameter.numel() else 0
-    return parameter.shape[1] * field_size, parameter.shape[0] * field_size
+def _dead(
+    entry: Entry, shares: tuple[float, float] | None, along: dict[str, int], edges: Mapping[str, tuple[str, ...]]
+) -> float | None:
+    """Share of dead units of a nonlinearity; units lie where the last weighted layer before it put them.
+
+    Args:
+        entry: the layer.
+        shares: zero slices along dimension 1 and along the last one.
+        along: position in ``shares`` for the layers before this one; this one's is added.
+        edges: layer -> layers that it reads.
+    """
+    known = [along[name] for name in edges.get(entry.name, ()) if name in along]
+    if (entry.operation or "").startswith("conv"):
+        along[entry.name] = 0
+    elif entry.operation in WEIGHTED:
+        along[entry.name] = 1
+    else:
+        along[entry.name] = known[0] if known else 0 if len(entry.shape) >= 4 else 1
+    if shares is None or entry.operation not in RECTIFYING:
+        return None
+    share = shares[along[entry.name]]
+    return None if math.isnan(share) else share
 
 
 def _text(dtype: torch.dtype) -> str:

@@ -6,7 +6,7 @@ import contextlib
 import random
 import sys
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Any
 
@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 # Containers whose contents a forward pass may change and that can be refilled without knowing what they hold.
-_CONTAINERS = (dict, OrderedDict, list, set, deque)
+_CONTAINERS = frozenset((dict, OrderedDict, list, set, deque))
+# Attributes that cannot change from within; most are of these types, and asking for more costs time.
+_PLAIN = frozenset((bool, int, float, str, tuple, type(None), type, torch.dtype, torch.device))
 
 
 def untouched(model: nn.Module, *, tensors: Iterable[Tensor] = ()) -> Guard:
@@ -39,21 +41,18 @@ class Guard:
         self._models = [model]
         self._tensors = list(tensors)
         self._exit = contextlib.ExitStack()
-        self._mark: Callable[[], None] | None = None
+        self._mark: _Snapshot | None = None
         self._backups: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
 
     def __enter__(self) -> Guard:
         with self._exit:
-            # Undone in reverse order: what could disturb the rest (hooks, modes) comes first here, so last there.
-            self._exit.callback(_generators(self._devices(), self._models))
+            # Undone in reverse order, each step whatever became of the others.
             self._exit.callback(_switches())
-            self._exit.callback(_values(self._tensors))
             for tensor in self._tensors:
                 self._exit.callback(_leaf(tensor))
             self._shelter(self._models[0])
             self._exit.callback(torch.set_grad_enabled, torch.is_grad_enabled())
             self._exit = self._exit.pop_all()
-        self.mark()
         return self
 
     def __exit__(
@@ -67,11 +66,11 @@ class Guard:
         """Guard a further module: the copy that is probed in place of a model that cannot be."""
         self._models.append(model)
         self._shelter(model)
-        self.mark()
 
     def _shelter(self, model: nn.Module) -> None:
-        parameters = [p for p in _parameters(model) if not isinstance(p, UninitializedParameter)]
-        for parameter in parameters:
+        for parameter in model.parameters():
+            if isinstance(parameter, UninitializedParameter):
+                continue
             # A forward pass may write to weights without a sign of it (max_norm, .data, momentum encoders), so there is
             # a copy of them from the start: the one copy of the parameters that the check is allowed.
             alias = parameter.data
@@ -79,11 +78,10 @@ class Guard:
             self._exit.callback(_leaf(parameter))
             parameter.grad = None
         self._exit.callback(self.restore_parameters)
-        self._exit.callback(_attributes([model]))
-        self._exit.callback(_values(_held_tensors(model)))
+        self._exit.callback(_Snapshot([model], self._tensors).restore)
 
     def backup_parameters(self) -> None:
-        """Promise that parameters may be written to from now on (they are copied on entry, so nothing is left to do)."""
+        """Say that parameters will be written to; they are copied on entry, so there is nothing left to do."""
 
     def restore_parameters(self) -> None:
         """Put the values of all parameters back to what they were on entry."""
@@ -96,19 +94,7 @@ class Guard:
 
     def mark(self) -> None:
         """Let :meth:`rewind` return to here."""
-        undo = [
-            _generators(self._devices(), self._models),
-            _values(self._tensors),
-            _attributes(self._models),
-            *(_values(_held_tensors(model)) for model in self._models),
-        ]
-
-        def rewind() -> None:
-            for step in reversed(undo):
-                step()
-            torch.clear_autocast_cache()  # it would hand the next pass the weights as they were cast for this one
-
-        self._mark = rewind
+        self._mark = _Snapshot(self._models, self._tensors)
 
     def rewind(self) -> None:
         """Put generators, buffers, attributes and inputs back to the mark, so that the next pass starts like the last.
@@ -116,29 +102,74 @@ class Guard:
         Parameters keep the values they have now.
 
         Raises:
-            RuntimeError: outside the context.
+            RuntimeError: no mark was set, or the context is over.
         """
         if self._mark is None:
-            raise RuntimeError("rewind() was called outside the guard's with-block; call it inside")
-        self._mark()
+            raise RuntimeError("rewind() needs a mark; call mark() inside the guard's with-block first")
+        self._mark.restore()
+        torch.clear_autocast_cache()  # it would hand the next pass the weights as they were cast for this one
 
-    def _devices(self) -> set[torch.device]:
-        tensors: list[Tensor] = list(self._tensors)
-        for model in self._models:
-            tensors += _parameters(model)
-            tensors += model.buffers()
-        return {t.device for t in tensors}
+
+class _Snapshot:
+    """Generators, tensors and attributes at one moment.
+
+    Every attribute of every submodule is bound to the same object again, and plain containers among them are refilled:
+    buffers, hooks, submodules and ``training`` are attributes, too. Tensors get their values back.
+    """
+
+    def __init__(self, models: Iterable[nn.Module], tensors: Iterable[Tensor]) -> None:
+        self._modules: list[tuple[dict[str, Any], dict[str, Any], list[tuple[Any, Any]]]] = []
+        self._generators: list[Callable[[], Any]] = []
+        held: dict[int, Tensor] = {id(t): t for t in tensors}
+        devices = {t.device for t in held.values()}
+        seen: set[int] = set()
+        for model in models:
+            devices |= {p.device for p in model.parameters()}
+            for module in model.modules():
+                attributes = module.__dict__
+                containers = []
+                for name, value in attributes.items():
+                    kind = type(value)
+                    if kind in _PLAIN:
+                        continue
+                    if kind in _CONTAINERS:
+                        containers.append((value, value.copy() if value else None))
+                        if value and name not in ("_parameters", "_modules"):
+                            contents = value.values() if isinstance(value, dict) else value
+                            held.update((id(t), t) for t in contents if _has_values(t))
+                    elif _has_values(value):
+                        held[id(value)] = value
+                    elif id(value) not in seen and (step := _held_generator(value)) is not None:
+                        seen.add(id(value))
+                        self._generators.append(step)
+                self._modules.append((attributes, attributes.copy(), containers))
+                if isinstance(module, torch.jit.ScriptModule):
+                    held.update((id(b), b) for b in module.buffers(recurse=False))
+        devices |= {t.device for t in held.values()}
+        self._generators += _generators(devices)
+        self._values = [(t, alias := _alias(t), alias.clone()) for t in held.values()]
+
+    def restore(self) -> None:
+        for attributes, was, containers in self._modules:
+            for container, contents in containers:
+                if not _same(container, contents or ()):
+                    _refill(container, contents or ())
+            if not _same(attributes, was):
+                _refill(attributes, was)
+        with torch.no_grad():
+            for tensor, alias, copy in self._values:
+                if not tensor.is_inference() and not _same_memory(tensor.data, alias):
+                    tensor.data = alias
+                _write(alias, copy)
+        for step in self._generators:
+            step()
 
 
 def has_lazy(model: nn.Module) -> bool:
     """Return whether any parameter or buffer of ``model`` waits for its first input to get a shape."""
-    return any(isinstance(p, UninitializedParameter) for p in _parameters(model)) or any(
+    return any(isinstance(p, UninitializedParameter) for p in model.parameters()) or any(
         isinstance(b, UninitializedBuffer) for b in model.buffers()
     )
-
-
-def _parameters(model: nn.Module) -> list[nn.Parameter]:
-    return list(model.parameters())
 
 
 def _same_memory(one: Tensor, other: Tensor) -> bool:
@@ -171,73 +202,27 @@ def _leaf(tensor: Tensor) -> Callable[[], None]:
     return undo
 
 
-def _values(tensors: Iterable[Tensor]) -> Callable[[], None]:
-    """Values of tensors, wherever their memory is reachable; their version counters are not touched."""
-    kept = [
-        (t, alias := t.detach() if t.is_inference() else t.data, alias.clone())
-        for t in {id(t): t for t in tensors}.values()
-        if not isinstance(t, UninitializedBuffer | UninitializedParameter) and t.device.type != "meta"
-    ]
-
-    def undo() -> None:
-        with torch.no_grad():
-            for tensor, alias, copy in kept:
-                if not tensor.is_inference() and not _same_memory(tensor.data, alias):
-                    tensor.data = alias
-                _write(alias, copy)
-
-    return undo
+def _alias(tensor: Tensor) -> Tensor:
+    """The same memory as another object, so that writing to it is no in-place operation on ``tensor``."""
+    return tensor.detach() if tensor.is_inference() else tensor.data
 
 
-def _held_tensors(model: nn.Module) -> Iterator[Tensor]:
-    """Buffers, and tensors that modules keep as plain attributes or in containers."""
-    for module in model.modules():
-        yield from (b for b in module._buffers.values() if b is not None)
-        for name, value in module.__dict__.items():
-            if name in ("_parameters", "_buffers", "_modules"):
-                continue
-            for item in _contents(value):
-                if isinstance(item, Tensor) and not isinstance(item, nn.Parameter) and item.layout is torch.strided:
-                    yield item
-
-
-def _contents(value: Any) -> Iterable[Any]:
-    if isinstance(value, dict):
-        return list(value.values())
-    if isinstance(value, list | tuple | set | deque):
-        return list(value)
-    return (value,)
-
-
-def _attributes(models: Iterable[nn.Module]) -> Callable[[], None]:
-    """Every attribute of every submodule: the same names bound to the same objects, plain containers refilled.
-
-    Hooks, buffers, parameters, submodules, ``training`` and the persistence of buffers are attributes, too.
-    """
-    kept: list[tuple[nn.Module, dict[str, Any], list[tuple[Any, Any]]]] = []
-    for model in models:
-        for module in model.modules():
-            attributes = dict(module.__dict__)
-            containers = [(v, v.copy()) for v in attributes.values() if type(v) in _CONTAINERS]
-            kept.append((module, attributes, containers))
-
-    def undo() -> None:
-        for module, attributes, containers in kept:
-            for container, copy in containers:
-                if not _same(container, copy):
-                    _refill(container, copy)
-            now = module.__dict__
-            if not _same(now, attributes):
-                _refill(now, attributes)
-
-    return undo
+def _has_values(value: Any) -> bool:
+    return (
+        isinstance(value, Tensor)
+        and not isinstance(value, nn.Parameter | UninitializedBuffer)
+        and value.layout is torch.strided
+        and value.device.type != "meta"
+    )
 
 
 def _same(container: Any, copy: Any) -> bool:
     if len(container) != len(copy):
         return False
     if isinstance(container, dict):
-        return all(k is k0 and v is v0 for (k, v), (k0, v0) in zip(container.items(), copy.items(), strict=True))
+        return not copy or all(
+            k is k0 and v is v0 for (k, v), (k0, v0) in zip(container.items(), copy.items(), strict=True)
+        )
     if isinstance(container, set):
         return {id(v) for v in container} == {id(v) for v in copy}
     return all(v is v0 for v, v0 in zip(container, copy, strict=True))
@@ -251,33 +236,18 @@ def _refill(container: Any, copy: Any) -> None:
         container.update(copy)
 
 
-def _generators(devices: Iterable[torch.device], models: Iterable[nn.Module]) -> Callable[[], None]:
-    """State of torch's, numpy's and Python's generators, and of those that modules hold."""
-    undo: list[Callable[[], Any]] = []
-    cpu = torch.get_rng_state()
-    undo.append(lambda: torch.set_rng_state(cpu))
+def _generators(devices: Iterable[torch.device]) -> list[Callable[[], Any]]:
+    """State of torch's generator on each device, of numpy's and of Python's."""
+    cpu, python = torch.get_rng_state(), random.getstate()
+    undo: list[Callable[[], Any]] = [lambda: torch.set_rng_state(cpu), lambda: random.setstate(python)]
     for device in devices:
         backend = getattr(torch, device.type, None)
         if device.type not in ("cpu", "meta") and hasattr(backend, "get_rng_state"):
             undo.append(_accelerator_generator(backend, device))
-    python = random.getstate()
-    undo.append(lambda: random.setstate(python))
     if (numpy := sys.modules.get("numpy")) is not None:
         state = numpy.random.get_state()
         undo.append(lambda: numpy.random.set_state(state))
-    seen: set[int] = set()
-    for model in models:
-        for module in model.modules():
-            for value in module.__dict__.values():
-                if id(value) not in seen and (step := _held_generator(value)) is not None:
-                    seen.add(id(value))
-                    undo.append(step)
-
-    def restore() -> None:
-        for step in undo:
-            step()
-
-    return restore
+    return undo
 
 
 def _accelerator_generator(backend: Any, device: torch.device) -> Callable[[], Any]:

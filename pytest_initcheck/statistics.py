@@ -17,6 +17,8 @@ _TINY_MEAN_SQUARE = 1e-30
 _CANCELLED = 1e-2
 #: Elements per chunk of the float64 passes, so that they never hold a second tensor of the full size.
 _CHUNK = 1 << 20
+#: Elements looked at for the share of zeros in a large tensor with values of both signs.
+_SAMPLE = 1 << 14
 
 #: Share of the range beyond which tanh, sigmoid and their like count as flat.
 FLAT = 0.99
@@ -28,18 +30,20 @@ class Pending:
 
     Attributes:
         count: number of elements.
-        numbers: float64 vector of :data:`_NUMBERS`, or ``None`` where the tensor could not be read.
-        channels: (share of zero units along dimension 1, along the last dimension), where there are units.
+        numbers: the values of :data:`_NUMBERS`, on the device as a float64 vector; ``None`` where there is nothing to read.
+        samples: whether variation across samples was asked for.
+        units: share of zero units along dimension 1 and along the last one, likewise.
     """
 
     count: int
-    numbers: Tensor | None
+    numbers: Tensor | tuple[float, ...] | None
     samples: bool
-    channels: Tensor | None = None
+    units: Tensor | tuple[float, ...] | None = None
 
 
 # Order of the numbers in Pending.numbers; variance is around the mean and over n.
 _NUMBERS = ("mean", "variance", "mean_square", "min", "max", "zeros", "variation_square", "scale")
+_ZEROS = 5
 
 
 def measure(tensor: Tensor, *, batch_dim: int | None = None, units: bool = False) -> Pending | None:
@@ -68,8 +72,11 @@ def measure(tensor: Tensor, *, batch_dim: int | None = None, units: bool = False
         rows = x.movedim(batch_dim, 0) if samples and batch_dim else x
         read = _on_cpu if x.device.type == "cpu" else _on_device
         numbers, common = read(x, rows if samples else None)
-        channels = _zero_units(common if samples and common is not None else x, samples) if units else None
-        return Pending(x.numel(), numbers, samples, channels)
+        if not units:
+            return Pending(x.numel(), numbers, samples)
+        if isinstance(numbers, tuple) and numbers[_ZEROS] in (0.0, 1.0):
+            return Pending(x.numel(), numbers, samples, (numbers[_ZEROS],) * 2)
+        return Pending(x.numel(), numbers, samples, _zero_units(x if common is None else common, common is not None))
 
 
 def settle(pending: Sequence[Pending | None]) -> list[Stats | None]:
@@ -81,10 +88,10 @@ def settle(pending: Sequence[Pending | None]) -> list[Stats | None]:
 
 def settle_units(pending: Sequence[Pending | None]) -> list[tuple[float, float] | None]:
     """Return the shares of zero units along dimension 1 and along the last one, where :func:`measure` counted them."""
-    known = [p.channels for p in pending if p is not None and p.channels is not None]
+    known = [p.units for p in pending if p is not None and p.units is not None]
     values = iter(_read(known))
     return [
-        (pair[0], pair[1]) if p is not None and p.channels is not None and (pair := next(values)) else None
+        (pair[0], pair[1]) if p is not None and p.units is not None and (pair := next(values)) else None
         for p in pending
     ]
 
@@ -146,15 +153,15 @@ def _dot(flat: Tensor) -> float:
     return float(torch.dot(flat, flat))
 
 
-def _on_cpu(x: Tensor, rows: Tensor | None) -> tuple[Tensor, Tensor | None]:
+def _on_cpu(x: Tensor, rows: Tensor | None) -> tuple[tuple[float, ...], Tensor | None]:
     flat = _flat(x)
     n = flat.numel()
     low, high = (float(v) for v in torch.aminmax(flat))
     if not (math.isfinite(low) and math.isfinite(high)):
         # aminmax hands on NaN; where it met only infinities, min and max still say so.
-        return _vector(math.nan, math.nan, math.nan, low, high, _zeros(flat, low, high), math.nan, 1.0), None
+        return (math.nan, math.nan, math.nan, low, high, _zeros(flat, low, high), math.nan, 1.0), None
     if low == high == 0.0:
-        return _vector(0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 1.0), None if rows is None else torch.zeros_like(rows[0])
+        return (0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 1.0), None
     mean = float(flat.sum()) / n
     square = _dot(flat) / n
     scale = 1.0
@@ -176,7 +183,7 @@ def _on_cpu(x: Tensor, rows: Tensor | None) -> tuple[Tensor, Tensor | None]:
         if variation < _CANCELLED * square:
             common = rows.mean(0, dtype=torch.float64).div_(scale)
             variation = sum(_squares_apart(row, common, scale) for row in rows) / n
-    return _vector(mean, variance, square, low, high, _zeros(flat, low, high), variation, scale), common
+    return (mean, variance, square, low, high, _zeros(flat, low, high), variation, scale), common
 
 
 def _on_device(x: Tensor, rows: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -226,47 +233,51 @@ def _squares_apart(row: Tensor, common: Tensor, scale: float) -> float:
 
 
 def _zeros(flat: Tensor, low: float, high: float) -> float:
+    n = flat.numel()
     if low > 0 or high < 0:
         return 0.0
+    if low < 0 < high and n > 4 * _SAMPLE:
+        # Counting costs more than all other numbers together, and no rule needs this one exactly.
+        flat = flat[:: n // _SAMPLE | 1]
     return 1.0 - int(torch.count_nonzero(flat)) / flat.numel()
 
 
-def _vector(*numbers: float) -> Tensor:
-    return torch.tensor(numbers, dtype=torch.float64, device="cpu")
-
-
-def _zero_units(common: Tensor, samples: bool) -> Tensor:
+def _zero_units(values: Tensor, averaged: bool) -> Tensor:
     """Shares of slices that are zero throughout, along dimension 1 and along the last one of the full tensor.
 
-    ``common`` is the mean over samples: it is exactly zero where all samples are (they would have to cancel otherwise).
+    Args:
+        values: the tensor without its sample dimension, averaged over it (zero where all samples are: they would have
+            to cancel otherwise), or the full tensor.
+        averaged: which of the two.
     """
-    offset = 0 if samples else 1
-    zero = common == 0
+    first = 0 if averaged else 1
+    sizes = values.abs()
     shares = []
-    for dim in (1 - offset if samples else 1, common.dim() - 1):
-        if not 0 <= dim < common.dim():
-            shares.append(torch.full((), math.nan, dtype=torch.float64, device=common.device))
+    for dim in (first, values.dim() - 1):
+        if not 0 <= dim < values.dim():
+            shares.append(torch.full((), math.nan, dtype=torch.float64, device=values.device))
             continue
-        others = [d for d in range(common.dim()) if d != dim]
-        dead = zero.all(dim=tuple(others)) if others else zero
-        shares.append(dead.double().mean())
+        others = [d for d in range(values.dim()) if d != dim]
+        total = sizes.sum(others) if others else sizes
+        shares.append((total == 0).double().mean())
     return torch.stack(shares)
 
 
-def _read(vectors: Sequence[Tensor]) -> list[list[float]]:
+def _read(vectors: Sequence[Tensor | tuple[float, ...]]) -> list[Sequence[float]]:
     """Bring vectors to the host with one transfer per device, keeping their order."""
-    out: list[list[float]] = [[] for _ in vectors]
+    out: list[Sequence[float]] = [v if isinstance(v, tuple) else () for v in vectors]
     by_device: dict[torch.device, list[int]] = {}
     for i, vector in enumerate(vectors):
-        by_device.setdefault(vector.device, []).append(i)
+        if isinstance(vector, Tensor):
+            by_device.setdefault(vector.device, []).append(i)
     for indices in by_device.values():
-        rows: list[list[float]] = torch.stack([vectors[i] for i in indices]).tolist()
+        rows: list[list[float]] = torch.stack([vectors[i] for i in indices]).tolist()  # type: ignore[misc]
         for i, row in zip(indices, rows, strict=True):
             out[i] = row
     return out
 
 
-def _stats(pending: Pending, numbers: list[float] | None) -> Stats:
+def _stats(pending: Pending, numbers: Sequence[float] | None) -> Stats:
     if numbers is None:
         nan = math.nan
         return Stats(pending.count, nan, nan, nan, nan, nan, nan, finite=pending.count == 0)

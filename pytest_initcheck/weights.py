@@ -1,0 +1,267 @@
+"""What each parameter is to the operation that uses it: role, fans, units, and units that are twins."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .graph import Graph, operation
+from .graph import Use as NodeUse
+
+#: Operands by position, for functions that name them.
+_OPERANDS: Mapping[str, tuple[str, ...]] = {
+    "linear": ("input", "weight", "bias"),
+    "bilinear": ("input1", "input2", "weight", "bias"),
+    **{f"conv{d}d": ("input", "weight", "bias", "stride", "padding", "dilation", "groups") for d in (1, 2, 3)},
+    **{f"conv_transpose{d}d": ("input", "weight", "bias", "stride") for d in (1, 2, 3)},
+    "layer_norm": ("input", "normalized_shape", "weight", "bias"),
+    "rms_norm": ("input", "normalized_shape", "weight"),
+    "group_norm": ("input", "num_groups", "weight", "bias"),
+    "batch_norm": ("input", "running_mean", "running_var", "weight", "bias"),
+    "instance_norm": ("input", "running_mean", "running_var", "weight", "bias"),
+    "embedding": ("input", "weight"),
+    "embedding_bag": ("input", "weight"),
+    "matmul": ("left", "right"),
+    "mm": ("left", "right"),
+    "bmm": ("left", "right"),
+    "mv": ("left", "right"),
+    "addmm": ("bias", "left", "right"),
+    "addmv": ("bias", "left", "right"),
+    "baddbmm": ("bias", "left", "right"),
+}
+_NORMS = frozenset(("layer_norm", "rms_norm", "group_norm", "batch_norm", "instance_norm"))
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """How a parameter is used.
+
+    Attributes:
+        role: as in :class:`~pytest_initcheck.records.ParameterRecord`.
+        out_dim: dimension that runs over output units, for a weight.
+        in_dim: dimension that runs over the inputs of one unit, for a weight.
+        groups: number of blocks of units that read different inputs (a grouped convolution) or that are of different
+            kinds (the gates of a recurrent layer).
+        stride: how many times fewer inputs meet in one output than the kernel has positions (transposed convolution).
+    """
+
+    role: str
+    out_dim: int = 0
+    in_dim: int = 1
+    groups: int = 1
+    stride: int = 1
+
+
+def uses(label: str, args: Any, kwargs: Mapping[str, Any]) -> Iterator[tuple[Tensor, Use]]:
+    """Yield ``(tensor, use)`` for the operands of a call of the function ``label`` whose part in it is known.
+
+    A tensor that is a view of another stands for that one, with its dimensions.
+    """
+    if label == "einsum":
+        yield from _einsum(args)
+        return
+    names = _OPERANDS.get(label)
+    if names is None:
+        return
+    given: dict[str, Any] = {**dict(zip(names, args, strict=False)), **kwargs}
+    weight, bias = given.get("weight"), given.get("bias")
+    if isinstance(bias, Tensor):
+        yield _plain(bias, Use("norm-shift" if label in _NORMS else "bias"))
+    if isinstance(weight, Tensor):
+        if label in _NORMS:
+            yield _plain(weight, Use("norm-scale"))
+        elif label.startswith("embedding"):
+            # torch.embedding takes the table first, F.embedding the ids
+            table = weight if weight.is_floating_point() else given.get("input")
+            if isinstance(table, Tensor):
+                yield _plain(table, Use("embedding"))
+        elif label.startswith("conv_transpose"):
+            stride = given.get("stride", 1)
+            volume = stride ** (weight.dim() - 2) if isinstance(stride, int) else math.prod(stride)
+            yield _turned(weight, Use("weight", out_dim=1, in_dim=0, stride=volume))
+        elif label.startswith("conv"):
+            groups = given.get("groups", 1)
+            yield _turned(weight, Use("weight", groups=groups if isinstance(groups, int) else 1))
+        else:
+            yield _turned(weight, Use("weight"))
+    left, right = given.get("left"), given.get("right")
+    if isinstance(right, Tensor) and right.dim() >= 2:
+        yield _turned(right, Use("weight", out_dim=right.dim() - 1, in_dim=right.dim() - 2))
+    if isinstance(left, Tensor) and left.dim() >= 2:
+        yield _turned(left, Use("weight", out_dim=left.dim() - 2, in_dim=left.dim() - 1))
+
+
+def _plain(tensor: Tensor, use: Use) -> tuple[Tensor, Use]:
+    return (tensor if tensor._base is None else tensor._base), use
+
+
+def _turned(tensor: Tensor, use: Use) -> tuple[Tensor, Use]:
+    """The parameter behind a view, with the dimensions of ``use`` as they are in the parameter."""
+    base = tensor._base
+    if base is None:
+        return tensor, use
+    dims = []
+    for dim in (use.out_dim, use.in_dim):
+        size, stride = tensor.shape[dim], tensor.stride(dim)
+        same = [d for d in range(base.dim()) if base.shape[d] == size and base.stride(d) == stride]
+        dims.append(same[0] if same else dim)
+    if dims[0] == dims[1] or max(dims) >= base.dim():
+        return base, Use("other")
+    return base, Use(use.role, out_dim=dims[0], in_dim=dims[1], groups=use.groups, stride=use.stride)
+
+
+def _einsum(args: Any) -> Iterator[tuple[Tensor, Use]]:
+    """A two-operand einsum: the letters that both share and the result lacks are summed over."""
+    if not args or not isinstance(args[0], str):
+        return
+    operands = args[1] if len(args) == 2 and isinstance(args[1], tuple | list) else args[1:]
+    terms, arrow, result = args[0].replace(" ", "").partition("->")
+    letters = terms.split(",")
+    if len(letters) != 2 or len(operands) != 2 or not arrow or "." in terms:
+        return
+    for mine, other, tensor in ((letters[0], letters[1], operands[0]), (letters[1], letters[0], operands[1])):
+        summed = [i for i, c in enumerate(mine) if c in other and c not in result]
+        kept = [i for i, c in enumerate(mine) if c in result and c not in other]
+        if isinstance(tensor, Tensor) and tensor.dim() == len(mine) and len(summed) == 1 and len(kept) == 1:
+            yield _turned(tensor, Use("weight", out_dim=kept[0], in_dim=summed[0]))
+
+
+def use_of(name: str, parameter: Tensor, owner: nn.Module | None, seen: Mapping[str, Use], graph: Graph) -> Use:
+    """Return how ``parameter`` is used: as its call showed, else as its module's kind or the graph tells.
+
+    Args:
+        name: name of the parameter.
+        parameter: the parameter.
+        owner: the module that has it.
+        seen: uses that calls showed, by name.
+        graph: the graph of the forward pass.
+    """
+    own_name = name.rpartition(".")[2]
+    if isinstance(owner, nn.RNNBase | nn.RNNCellBase):
+        if parameter.dim() < 2:
+            return Use("bias")
+        gates = parameter.shape[0] // owner.hidden_size if "_hr_" not in own_name else 1
+        return Use("weight", groups=max(gates, 1))
+    if name in seen:
+        return seen[name]
+    shape_owner = _made_weight(name, owner)
+    if shape_owner is not None:
+        return shape_owner
+    for use in graph.uses(parameter):
+        if (found := _from_graph(parameter, use)) is not None:
+            return found
+        if use.operation == "Mul" and parameter.dim() <= 1 and _scales_a_norm(use.node, use.position):
+            return Use("norm-scale")
+        if use.operation == "Add" and parameter.dim() == 1:
+            return Use("bias")
+    return Use("other")
+
+
+def _made_weight(name: str, owner: nn.Module | None) -> Use | None:
+    """A parametrized weight: what the module would be called with has the parameter's shape."""
+    parts = name.split(".")
+    if owner is None or "parametrizations" not in parts or parts[-1] not in ("original", "original1"):
+        return None
+    if parts[-2] == "bias":
+        return Use("bias")
+    if isinstance(owner, nn.Embedding | nn.EmbeddingBag):
+        return Use("embedding")
+    if getattr(owner, "transposed", False):
+        stride = getattr(owner, "stride", (1,))
+        return Use("weight", out_dim=1, in_dim=0, stride=math.prod(stride))
+    return Use("weight", groups=int(getattr(owner, "groups", 1)))
+
+
+def _from_graph(parameter: Tensor, use: NodeUse) -> Use | None:
+    name = use.operation
+    if name in ("NativeLayerNorm", "NativeBatchNorm", "NativeGroupNorm", "CudnnBatchNorm", "FusedRmsNorm"):
+        return Use("norm-scale" if use.position == 1 else "norm-shift")
+    if name == "Embedding":
+        return Use("embedding")
+    if name in ("Convolution", "MkldnnConvolution", "Linear"):
+        return Use("weight") if use.position == 1 else Use("bias")
+    factor = {"Addmm": 1, "Baddbmm": 1, "Addmv": 1, "Mm": 0, "Bmm": 0, "Mv": 0}.get(name)
+    if factor is None:
+        return None
+    if use.position < factor:
+        return Use("bias")
+    if parameter.dim() < 2:
+        return None
+    out, inner = parameter.dim() - 2, parameter.dim() - 1
+    # The right factor is [in, out] as it stands and [out, in] behind a transposition; the left one the other way round.
+    if (use.position == factor) == use.transposed:
+        out, inner = inner, out
+    return Use("weight", out_dim=out, in_dim=inner)
+
+
+def _scales_a_norm(node: Any, position: int) -> bool:
+    """Whether the other factor was divided by a root just before: a norm that is written out."""
+    level = [p for i, (p, _) in enumerate(node.next_functions) if i != position and p is not None]
+    for _ in range(3):
+        level = [p for n in level for p, _ in n.next_functions if p is not None]
+        if any(operation(n) in ("Rsqrt", "Sqrt", "LinalgVectorNorm", "Std", "NativeLayerNorm") for n in level):
+            return True
+    return False
+
+
+def fans(parameter: Tensor, use: Use) -> tuple[int | None, int | None]:
+    """Return ``(fan_in, fan_out)`` in the convention of torch.nn.init, oriented by how the parameter is used.
+
+    A transposed convolution spreads its kernel over ``stride`` outputs, so fewer inputs meet in each; a recurrent weight
+    counts one gate; an embedding looks one row up.
+    """
+    if use.role == "embedding" and parameter.dim() == 2:
+        return 1, parameter.shape[1]
+    if parameter.dim() < 2 or use.role not in ("weight", "other"):
+        return None, None
+    out, inner = parameter.shape[use.out_dim], parameter.shape[use.in_dim]
+    rest = math.prod(s for d, s in enumerate(parameter.shape) if d not in (use.out_dim, use.in_dim))
+    if use.role == "weight" and use.out_dim + use.in_dim > 1:
+        rest = 1  # a batch of matrices
+    if use.stride > 1:
+        return max(inner * rest // use.stride, 1), out * rest
+    return inner * rest, out * rest if parameter.dim() > 2 else out // use.groups
+
+
+def twin_rows(parameter: Tensor, use: Use) -> float:
+    """Return the share of output units whose incoming weights are, bit for bit, another unit's and not all zero.
+
+    Such units compute the same and get the same gradient, so they stay one unit until something else separates them.
+    Units are only compared with those that read the same inputs. One random projection per unit finds the candidates,
+    which are then compared in full.
+    """
+    if use.role != "weight" or parameter.dim() < 2 or parameter.device.type == "meta" or not parameter.numel():
+        return 0.0
+    with torch.no_grad():
+        w = parameter.detach()
+        if not w.is_floating_point():
+            return 0.0
+        rows = w.movedim(use.out_dim, 0).reshape(w.shape[use.out_dim], -1)
+        units = rows.shape[0]
+        if use.groups > 1 and units % use.groups:
+            return 0.0
+        per_group = units // use.groups
+        if per_group < 2:
+            return 0.0
+        rows = rows.float() if rows.dtype in (torch.float16, torch.bfloat16) else rows
+        generator = torch.Generator().manual_seed(0)
+        direction = torch.rand(rows.shape[1], generator=generator, dtype=torch.float32, device="cpu")
+        keys = (rows @ direction.to(rows)).view(use.groups, per_group)
+        order = keys.argsort(dim=1)
+        index = (order + per_group * torch.arange(use.groups, device=order.device).view(-1, 1)).view(use.groups, -1)
+        sorted_keys = keys.gather(1, order)
+        # Rounding may differ between equal rows by where they lie in the matrix, hence not ==.
+        near = (sorted_keys[:, 1:] - sorted_keys[:, :-1]).abs() <= 1e-5 * sorted_keys.abs().amax()
+        first, second = index[:, :-1][near], index[:, 1:][near]
+        if not len(first):
+            return 0.0
+        equal = (rows[first] == rows[second]).all(1) & (rows[first] != 0).any(1)
+        twins = torch.zeros(units, dtype=torch.bool, device=rows.device)
+        twins[first[equal]] = True
+        twins[second[equal]] = True
+        return float(twins.double().mean())
