@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from .cli import COULD_NOT_TELL, HEALTHY, UNHEALTHY, add_output_arguments, columns, use_color
 from .errors import InitcheckError
+from .hooked import run_check
 from .options import add_options, given
 from .settings import Settings
 
@@ -50,7 +51,8 @@ def run(arguments: argparse.Namespace) -> int:
         except InitcheckError as e:
             if arguments.verbose and e.__cause__:
                 traceback.print_exception(e.__cause__)
-            print(f"initcheck: {e}", file=sys.stderr)
+            sentence = str(e) if str(e).startswith(spec) else f"{spec}: {e}"
+            print(f"initcheck: {sentence}", file=sys.stderr)
             status = COULD_NOT_TELL
             continue
         if not report.ok and status == HEALTHY:
@@ -79,20 +81,15 @@ def _plugins() -> pluggy.PluginManager:
 
 
 def _check(spec: str, inputs: str | None, asked: dict[str, Any], hook: Any) -> Report:
-    from .check import check
     from .items import Case, case_of
     from .targets import load
 
     model = load(spec)
     # What model_case says about a factory holds here too, so that a failed item can be repeated with its spec.
     case = case_of(getattr(model, "__wrapped__", None)) or Case(model)
-    given_inputs = inputs if inputs is not None else case.inputs
-    if given_inputs is None:
-        given_inputs = hook.pytest_initcheck_inputs(name=spec)
-    loss = case.loss if case.loss is not None else hook.pytest_initcheck_loss(name=spec)
-    report = check(model, given_inputs, loss=loss, settings=Settings.of(asked, case.settings), name=spec)
-    hook.pytest_initcheck_report(report=report)
-    return report
+    settings = Settings.of(asked, case.settings)
+    given_inputs = case.inputs if inputs is None else inputs
+    return run_check(hook, model, given_inputs, loss=case.loss, settings=settings, name=spec, is_spec=True)
 
 
 def _print(report: Report, arguments: argparse.Namespace, *, first: bool) -> None:

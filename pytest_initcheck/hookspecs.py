@@ -14,6 +14,7 @@ import pluggy
 
 if TYPE_CHECKING:
     from .records import Report
+    from .rules import Rule
 
 #: pytest's own marker: one module serves pytest's plugin manager and the command's.
 hookspec = pluggy.HookspecMarker("pytest")
@@ -26,6 +27,11 @@ def pytest_initcheck_models(config: Any) -> Iterable[str] | None:
     Args:
         config: pytest's configuration.
     """
+
+
+@hookspec
+def pytest_initcheck_rules() -> Iterable[Rule] | None:
+    """Return further rules: they judge every model, and are selected and silenced as the built-in ones are."""
 
 
 @hookspec(firstresult=True)

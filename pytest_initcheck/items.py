@@ -12,6 +12,7 @@ import pytest
 
 from .configuration import CONFIGURATION, settings_for
 from .errors import InitcheckError, SettingsError, UnhealthyInit
+from .hooked import run_check
 from .settings import Settings
 
 if TYPE_CHECKING:
@@ -28,18 +29,12 @@ F = TypeVar("F", bound=Callable[..., Any])
 REPORTS = pytest.StashKey[list["Report"]]()
 
 
-def run_check(item: pytest.Item, model: Any, inputs: Any, *, loss: Any, asked: Mapping[str, Any], name: str) -> Report:
-    """Check a model for a test or an item, ask and tell the hooks, and keep the report for the end of the run."""
-    from .check import check
-
+def check_in(
+    item: pytest.Item, model: Any, inputs: Any, *, loss: Any, asked: Mapping[str, Any], name: str, is_spec: bool = False
+) -> Report:
+    """Check a model for a test or an item, and keep the report for the end of the run."""
     settings = settings_for(item, asked)
-    hook = item.ihook
-    if inputs is None:
-        inputs = hook.pytest_initcheck_inputs(name=name)
-    if loss is None:
-        loss = hook.pytest_initcheck_loss(name=name)
-    report = check(model, inputs, loss=loss, settings=settings, name=name)
-    hook.pytest_initcheck_report(report=report)
+    report = run_check(item.ihook, model, inputs, loss=loss, settings=settings, name=name, is_spec=is_spec)
     item.stash.setdefault(REPORTS, []).append(report)
     return report
 
@@ -126,7 +121,8 @@ class ModelItem(pytest.Item):
     def runtest(self) -> None:
         """Probe the model and raise :class:`UnhealthyInit` if it is unhealthy."""
         model = self._model()
-        report = run_check(self, model, self._inputs, loss=self._loss, asked=self._asked, name=self.subject)
+        name = self.subject
+        report = check_in(self, model, self._inputs, loss=self._loss, asked=self._asked, name=name, is_spec=True)
         if self.config.stash[CONFIGURATION].junit:
             self.user_properties += [
                 ("initcheck_ok", str(report.ok).lower()),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from .errors import SettingsError
-from .settings import SETTINGS, Setting
+from .settings import SETTINGS, Setting, Settings
 
 
 def flag(setting: Setting, prefix: str = "") -> str:
@@ -65,3 +66,23 @@ def _dest(setting: Setting, prefix: str) -> str:
     return f"{prefix.replace('-', '_')}{setting.name}"
 
 
+def command_line(spec: str, inputs: str | None, settings: Settings) -> str:
+    """Return the shell command that repeats a check of ``spec``."""
+    words = ["initcheck", "check", spec]
+    if inputs is not None:
+        words += ["--input", inputs]
+    for setting in SETTINGS:
+        if setting.name in settings.given or setting.name == "seed":
+            words += [word for text in _as_text(getattr(settings, setting.name)) for word in (flag(setting), text)]
+    return shlex.join(words)
+
+
+def _as_text(value: Any) -> list[str]:
+    """A parsed value as the texts that an option takes."""
+    if not isinstance(value, tuple):
+        return [str(value)]
+    return [item if isinstance(item, str) else _bound_text(*item) for item in value]
+
+
+def _bound_text(glob: str, low: float | None, high: float | None) -> str:
+    return f"{glob}={'' if low is None else low}:{'' if high is None else high}"

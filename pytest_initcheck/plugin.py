@@ -14,8 +14,10 @@ import pytest
 from . import configuration
 from .configuration import CONFIGURATION
 from .errors import InitcheckError, TargetError, UnhealthyInit
-from .items import REPORTS, BrokenItem, ModelItem, case_item, case_of, run_check, target_item
-from .settings import SETTINGS
+from .hooked import extra_rules
+from .items import REPORTS, BrokenItem, ModelItem, case_item, case_of, check_in, target_item
+from .options import flag
+from .settings import BY_NAME, SETTINGS
 
 if TYPE_CHECKING:
     from .records import Report
@@ -73,7 +75,7 @@ class Check:
         """
         __tracebackhide__ = True
         name = getattr(model, "__name__", None) or type(model).__name__
-        report = run_check(self._item, model, inputs, loss=loss, asked=settings, name=name)
+        report = check_in(self._item, model, inputs, loss=loss, asked=settings, name=name)
         if not report.ok:
             raise UnhealthyInit(str(report), report=report)
         return report
@@ -135,12 +137,28 @@ class Gate:
         self._records: dict[str, list[dict[str, Any]]] = {}
 
     def pytest_sessionstart(self) -> None:
+        try:
+            self._check_rule_names()
+        except InitcheckError as e:
+            raise pytest.UsageError(str(e)) from None
         for lines in self._config.hook.pytest_initcheck_models(config=self._config):
             self._targets += _parse(lines, "pytest_initcheck_models")
         self._targets.sort(key=lambda target: target.id)  # the same order in every worker
         for one, other in zip(self._targets, self._targets[1:], strict=False):
             if one.id == other.id:
                 raise pytest.UsageError(f"initcheck_models names {one.id} twice: name it once")
+
+    def _check_rule_names(self) -> None:
+        found = self._config.stash[CONFIGURATION]
+        for setting in (BY_NAME["ignore"], BY_NAME["select"]):
+            for value, called in (
+                (found.command_line.get(setting.name), flag(setting, configuration.PREFIX)),
+                (found.ini.get(setting.name), f"initcheck_{setting.name}"),
+            ):
+                if value is not None:
+                    from . import rules
+
+                    rules.validate(setting.parse(called, value), setting=called, known=extra_rules(self._config.hook))
 
     @pytest.hookimpl(tryfirst=True)  # before -k and -m choose
     def pytest_collection_modifyitems(self, session: pytest.Session, items: list[pytest.Item]) -> None:
@@ -151,7 +169,7 @@ class Gate:
         found = [target_item(session, target, root) for target in self._targets]
         items += found
         # As a collector would: this is what pytest counts as collected.
-        report = pytest.CollectReport("initcheck", "passed", longrepr=None, result=found)
+        report = pytest.CollectReport("initcheck", "passed", longrepr=None, result=[*found])
         self._config.hook.pytest_collectreport(report=report)
 
     @pytest.hookimpl(wrapper=True)
