@@ -192,12 +192,16 @@ class Watch(TorchFunctionMode):
         self._measured: dict[int, tuple[weakref.ref[Tensor], int, Pending | None]] = {}
         self._listening: dict[tuple[int, int], list[Pending | None]] = {}
         self._recording = False
+        self._scripted: list[str] = []
         self.uses: dict[str, Use] = {}
 
     # -- the forward pass
 
     def __enter__(self) -> Watch:
         for path, module in layer_modules(self._model):
+            if isinstance(module, torch.jit.ScriptModule):
+                self._scripted.append(path)
+                continue
             own = tuple(dict.fromkeys(self._names[id(p)] for p in own_parameters(module) if id(p) in self._names))
             self._handles.append(
                 module.register_forward_pre_hook(self._entering(path, own), with_kwargs=True, prepend=True)
@@ -213,6 +217,17 @@ class Watch(TorchFunctionMode):
         super().__exit__(kind, error, trace)
         self._recording = False
         self._measured.clear()
+
+    def finish(self, output: Any) -> None:
+        """Say what was not seen, and record ``output`` itself if the model takes no hooks."""
+        if not self._scripted:
+            return
+        names = ", ".join(path or "the model" for path in self._scripted[:3])
+        more = f" and {len(self._scripted) - 3} more" if len(self._scripted) > 3 else ""
+        self.unseen.append(f"TorchScript: {names}{more} ran compiled, so the layers inside were not seen")
+        out = next((t for t in tensors(output) if _measurable(t)), None)
+        if isinstance(self._model, torch.jit.ScriptModule) and out is not None:
+            self._entry("", type(self._model).__name__, out, functional=False)
 
     def close(self) -> None:
         """Remove every hook; the entries stay."""
@@ -399,9 +414,9 @@ def clean(path: str) -> str:
 
 def own_parameters(module: nn.Module) -> Iterator[nn.Parameter]:
     """Yield the parameters that belong to the module itself, through parametrizations."""
-    yield from (p for p in module._parameters.values() if p is not None)
-    lists = module._modules.get("parametrizations")
-    if lists is not None:
+    yield from module.parameters(recurse=False)
+    lists = getattr(module, "parametrizations", None)
+    if isinstance(lists, nn.ModuleDict):
         yield from lists.parameters()
 
 
@@ -411,7 +426,7 @@ def parameter_names(model: nn.Module) -> dict[int, str]:
 
 
 def sample_dim(tensor: Tensor, batch: int | None) -> int | None:
-    """Return the dimension of ``tensor`` that runs over ``batch`` samples, the first one of that size; else ``None``."""
+    """Return the first dimension of ``tensor`` whose size is ``batch``, which runs over the samples; else ``None``."""
     if batch is None:
         return None
     return next((dim for dim, size in enumerate(tensor.shape) if size == batch), None)

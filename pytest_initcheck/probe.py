@@ -106,6 +106,7 @@ def run_probe(
                 raise _failed("forward", subject, watch, error) from error
             seconds["forward"] = time.perf_counter() - started
             started = time.perf_counter()
+            watch.finish(raw)
             kept, heads = _heads(raw)
             if not heads:
                 raise ProbeError(_nothing_to_pull(subject, raw))
@@ -257,7 +258,7 @@ def _nothing_to_pull(model: nn.Module, raw: Any) -> str:
         return f"{name} has no parameters, so it has no initialization to check"
     every = float_outputs(raw)
     if not every:
-        return f"{name} returned no floating-point tensor (it returned {type(raw).__name__}), so nothing can be pulled back"
+        return f"{name} returned no floating-point tensor (but {type(raw).__name__}), so nothing can be pulled back"
     if not named_trainable(model):
         return f"no parameter of {name} requires a gradient, so there is nothing to train; set requires_grad on some"
     return (
@@ -309,7 +310,7 @@ def _backward(
     if loss is not None:
         leaves = leaves + heads
     if "CheckpointFunctionBackward" in graph.opaque():
-        # A reentrant checkpoint runs a backward of its own inside and refuses autograd.grad; the guard has set .grad aside.
+        # A reentrant checkpoint runs a backward of its own and refuses autograd.grad; the guard has set .grad aside.
         for head in heads if loss is not None else ():
             head.retain_grad()
         torch.autograd.backward(roots, signals)

@@ -13,7 +13,7 @@ from .records import Stats
 
 #: Below this mean square, float32 squares of typical elements (under 1e-15) may have been flushed to zero.
 _TINY_MEAN_SQUARE = 1e-30
-#: Below this share of the mean square, float32 rounding of ``dot`` (about 1e-6) is no longer small against what is left.
+#: Below this share of the mean square, float32 rounding of ``dot`` (about 1e-6) is not small against what is left.
 _CANCELLED = 1e-2
 #: Elements per chunk of the float64 passes, so that they never hold a second tensor of the full size.
 _CHUNK = 1 << 20
@@ -30,7 +30,7 @@ class Pending:
 
     Attributes:
         count: number of elements.
-        numbers: the values of :data:`_NUMBERS`, on the device as a float64 vector; ``None`` where there is nothing to read.
+        numbers: the values of :data:`_NUMBERS`, as a float64 vector while on a device; ``None`` for no values.
         samples: whether variation across samples was asked for.
         units: share of zero units along dimension 1 and along the last one, likewise.
     """

@@ -212,8 +212,8 @@ def _scales_a_norm(node: Any, position: int) -> bool:
 def fans(parameter: Tensor, use: Use) -> tuple[int | None, int | None]:
     """Return ``(fan_in, fan_out)`` in the convention of torch.nn.init, oriented by how the parameter is used.
 
-    A transposed convolution spreads its kernel over ``stride`` outputs, so fewer inputs meet in each; a recurrent weight
-    counts one gate; an embedding looks one row up.
+    A transposed convolution spreads its kernel over ``stride`` outputs, so fewer inputs meet in each; a recurrent
+    weight counts one gate; an embedding looks one row up.
     """
     if use.role == "embedding" and parameter.dim() == 2:
         return 1, parameter.shape[1]
