@@ -85,7 +85,8 @@ def check(
         probed = run_probe(subject, call, guard=guard, loss=loss, seed=settings.seed, mode=settings.mode)
         trace = probed.trace
         push = push_of(probed, guard, seed=settings.seed)
-        response = ask(push)
+        culprits = suspects(trace)
+        response = ask(push, suspicious=any(s.decades > 0 or s.kind == "bias" for s in culprits))
         parameters = {
             n: replace(p, wakes=push.wakes[n]) if n in push.wakes else p for n, p in trace.parameters.items()
         }

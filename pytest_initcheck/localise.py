@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from statistics import median
 
 from .records import LayerRecord, ParameterRecord, Trace
-from .rules.registry import number
 
 #: Second moment gain of what follows a weight: the std that keeps a signal of unit RMS at unit RMS is gain / sqrt(fan_in).
 #: He et al. 2015 (relu, leaky relu), Klambauer et al. 2017 (selu), torch.nn.init.calculate_gain (tanh 5/3 is the upper end of
@@ -29,6 +28,10 @@ GAINS = {
 STANDS_OUT = 0.45
 #: A constant offset of a pre-activation this large closes a ReLU's or a gate's unit for almost every sample.
 LARGE_BIAS = 3.0
+
+
+def number(value: float) -> str:
+    return f"{value:.3g}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +66,7 @@ def suspects(trace: Trace) -> tuple[Suspect, ...]:
     for p in parameters:
         suspect = _bias(p) or _norm(p) or _embedding(p) or _zero(p)
         if suspect is None and p.name in deviations:
-            own = deviations[p.name] - (typical if len(deviations) > 3 else 0.0)
+            own = _least(deviations[p.name], deviations[p.name] - (typical if len(deviations) > 3 else 0.0))
             if abs(own) > STANDS_OUT and (not shared or abs(own) > 2 * STANDS_OUT):
                 suspect = Suspect(p.name, "weight", own, False, _weight_cause(p), expected_std(p))
         if suspect is not None:
@@ -74,6 +77,17 @@ def suspects(trace: Trace) -> tuple[Suspect, ...]:
         common = Suspect(worst.name, "weight", typical, True, _weight_cause(worst), expected_std(worst))
         found = [s for s in found if abs(s.decades) > abs(typical)] + [common] + [s for s in found if abs(s.decades) <= abs(typical)]
     return tuple(found)
+
+
+def _least(theory: float, peers: float) -> float:
+    """The smaller of the two distances; 0 where theory and the peers disagree on the side."""
+    return 0.0 if theory * peers <= 0 else min(theory, peers, key=abs)
+
+
+def typical_deviation(trace: Trace) -> float:
+    """Return the median of :func:`weight_deviation` over the model's weights, in decades (0.0 where there are none)."""
+    found = [d for p in trace.parameters.values() if (d := weight_deviation(p)) is not None and math.isfinite(d)]
+    return median(found) if found else 0.0
 
 
 def first_dead(trace: Trace) -> LayerRecord | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ..localise import typical_deviation
 from ..records import Finding
 from .registry import Case, finding, number, rule
 
@@ -17,6 +18,8 @@ ASTRAY = 0.2
 OUT_OF_REACH = 40.0
 #: Relative change of the output over relative change of the input.
 CHAOTIC = 28.0
+#: Decades by which the weights are larger than theory asks for before they are blamed for chaos (kaiming over xavier: 0.15).
+LOUD = 0.4
 #: Chaos counts as the init's if smaller weights bring it down by this factor.
 CURED = 0.5
 
@@ -87,6 +90,7 @@ def unreachable_targets(case: Case) -> Iterator[Finding]:
             fix=_fix(case),
         )
     elif r.residual is not None and r.residual >= UNREACHED and r.alignment is not None and r.alignment < ASTRAY:
+        # Asked only where the output is large or a scale is off: see response.ask.
         yield finding(
             "unreachable-targets",
             "error",
@@ -115,7 +119,8 @@ def chaotic_response(case: Case) -> Iterator[Finding]:
     if r.sensitivity is None or not r.sensitivity > CHAOTIC:
         return
     cured = r.details.get("sensitivity_if_smaller")
-    own = cured is not None and cured < CURED * r.sensitivity
+    loud = [s for s in case.culprits if s.decades > 0 and s.kind != "bias"]
+    own = bool(loud) or (cured is not None and cured < CURED * r.sensitivity and typical_deviation(case.trace) > LOUD)
     yield finding(
         "chaotic-response",
         "error" if own else "note",

@@ -82,7 +82,7 @@ def no_gradient(case: Case) -> Iterator[Finding]:
 @rule(
     "blocked-gradient",
     family="gradients",
-    severity="error for a weight that is zero on both sides of a product; warning for units that are shut; note for a gate",
+    severity="error where both factors of a product are zero; warning for any other part that stays silent",
     threshold="gradient exactly zero at the start and after three optimizer-sized steps",
     evidence="zero-init gates leave 30 to 95 % of the parameters of 75 published models with exactly zero gradients on step one, and "
     "none on step four",
@@ -95,15 +95,15 @@ def blocked_gradient(case: Case) -> Iterator[Finding]:
     asked = [p for p in case.trace.parameters.values() if p.wakes is not None]
     opened = [p for p in asked if p.wakes]
     shut = [p for p in asked if not p.wakes and p.gradient is not None and p.gradient.count]
-    zero = [p for p in shut if len(p.shape) > 1 and p.value is not None and p.value.rms == 0]
-    if zero:
+    zero = [p for p in shut if p.role == "weight" and p.value is not None and p.value.rms == 0]
+    weights = [p for p in case.trace.parameters.values() if p.role == "weight" and p.requires_grad]
+    if len(zero) > 1 and 2 * len(zero) < len(weights):
         names = [p.name for p in zero] + [p.name for p in shut if p not in zero]
         yield finding(
             "blocked-gradient",
             "error",
             names,
-            f"{_some([p.name for p in zero])} {'is' if len(zero) == 1 else 'are'} zero and nothing can open "
-            f"{'it' if len(zero) == 1 else 'them'}: no gradient after three steps",
+            f"{_some([p.name for p in zero])} are zero and nothing can open them: no gradient after three steps",
             evidence={"parameters": len(shut)},
             cause="both factors of a product are zero (a zero gate behind a zero gate, both halves of a low-rank pair), so each "
             "keeps the other's gradient at zero",
