@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
         except InitcheckError as e:
             if arguments.verbose and e.__cause__:
                 traceback.print_exception(e.__cause__)
-            sentence = str(e) if str(e).startswith(spec) else f"{spec}: {e}"
+            sentence = str(e) if spec in str(e) else f"{spec}: {e}"
             print(f"initcheck: {sentence}", file=sys.stderr)
             status = COULD_NOT_TELL
             continue

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 # pytester's in-process runs drop the modules that the inner run imported, and torch cannot be imported twice.
-import torch  # noqa: F401
+import torch
 
 pytest_plugins = ["pytester"]
 
@@ -36,8 +36,16 @@ built = Healthy()
 """
 
 
+@pytest.fixture(scope="session")
+def all_of_torch() -> None:
+    """Import what torch imports only when it is used: pytester would drop it after a test, and it cannot come twice."""
+    from pytest_initcheck import check_init
+
+    check_init(lambda: torch.nn.Linear(3, 3), "4x3")
+
+
 @pytest.fixture
-def models(pytester: pytest.Pytester) -> pytest.Pytester:
+def models(all_of_torch: None, pytester: pytest.Pytester) -> pytest.Pytester:
     """A project with ``zoo.py``: models that are healthy, sick or raise, and factories that fail."""
     pytester.makepyfile(zoo=MODELS)
     return pytester

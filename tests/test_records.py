@@ -1,0 +1,126 @@
+"""Reports as data: to JSON and back, without loss."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import FrozenInstanceError, fields
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytest_initcheck.records import (
+    SCHEMA_VERSION,
+    SEVERITIES,
+    Finding,
+    LayerRecord,
+    ParameterRecord,
+    Report,
+    Response,
+    Stats,
+    Trace,
+)
+
+_float = st.floats(allow_nan=False)
+_maybe = st.none() | _float
+_name = st.text("abc.#:", min_size=1, max_size=6)
+_shape = st.lists(st.integers(0, 99), max_size=3).map(tuple)
+_names = st.lists(_name, max_size=2).map(tuple)
+_stats = st.builds(
+    Stats, count=st.integers(0), mean=_float, std=_float, rms=_float, min=_float, max=_float, zeros=_float,
+    finite=st.booleans(), variation=_maybe,
+)  # fmt: skip
+_layers = st.builds(
+    LayerRecord, name=_name, module=_name, kind=_name, functional=st.booleans(), leaf=st.booleans(), index=st.integers(0),
+    shape=_shape, dtype=_name, activation=_stats, gradient=st.none() | _stats, input_rms=_maybe, parameters=_names,
+    dead_units=_maybe,
+)  # fmt: skip
+_parameters = st.builds(
+    ParameterRecord, name=_name, layer=_name, kind=_name, shape=_shape, dtype=_name, fan_in=st.none() | st.integers(1),
+    fan_out=st.none(), value=st.none() | _stats, gradient=st.none() | _stats, aliases=_names, wakes=st.none() | st.booleans(),
+)  # fmt: skip
+_findings = st.builds(
+    Finding, rule=_name, severity=st.sampled_from(SEVERITIES), layers=_names, summary=st.text(max_size=5),
+    evidence=st.dictionaries(_name, _float, max_size=2),
+)  # fmt: skip
+_reports = st.builds(
+    Report,
+    model=_name,
+    ok=st.booleans(),
+    findings=st.lists(_findings, max_size=2).map(tuple),
+    ignored=st.lists(_findings, max_size=1).map(tuple),
+    trace=st.builds(
+        Trace,
+        layers=st.dictionaries(_name, _layers, max_size=2),
+        parameters=st.dictionaries(_name, _parameters, max_size=2),
+        output=st.none() | _stats,
+        inputs=_names,
+        batch=st.none() | st.integers(1),
+        loss=_maybe,
+        unseen=_names,
+        edges=st.dictionaries(_name, _names, max_size=2),
+        seconds=st.dictionaries(_name, st.floats(0, 9), max_size=1),
+    ),
+    response=st.builds(
+        Response, movement=st.lists(_float, max_size=3).map(tuple), predicted=_maybe, alignment=_maybe, residual=_maybe,
+        sensitivity=_maybe, details=st.dictionaries(_name, _float, max_size=1),
+    ),
+    settings=st.dictionaries(_name, st.integers() | st.text(max_size=3), max_size=2),
+)  # fmt: skip
+
+
+@given(_reports)
+def test_to_json_and_back(report: Report):
+    text = json.dumps(report.to_dict(), allow_nan=False)
+
+    assert Report.from_dict(json.loads(text)) == report
+
+
+def test_what_is_not_finite_becomes_text_and_comes_back():
+    stats = Stats(3, math.nan, math.inf, math.inf, -math.inf, math.inf, 0.0, False)
+    report = Report(
+        "m", False, (), Trace({}, {}, output=stats, loss=math.nan), Response((math.inf,), residual=math.nan)
+    )
+
+    data = json.loads(json.dumps(report.to_dict(), allow_nan=False))
+
+    assert data["trace"]["output"]["mean"] == "nan"
+    assert data["trace"]["output"]["min"] == "-inf"
+    back = Report.from_dict(data)
+    assert back.trace.output is not None
+    assert math.isnan(back.trace.output.mean)
+    assert back.trace.output.min == -math.inf
+    assert back.trace.loss is not None
+    assert math.isnan(back.trace.loss)
+    assert back.response.movement == (math.inf,)
+
+
+def test_another_schema_version_is_refused():
+    data = Report("m", True, (), Trace({}, {})).to_dict()
+
+    assert data["schema_version"] == SCHEMA_VERSION
+    for version in (SCHEMA_VERSION + 1, None):
+        with pytest.raises(ValueError, match=f"a report of schema version {version} cannot be read"):
+            Report.from_dict({**data, "schema_version": version})
+
+
+def test_records_are_frozen_and_documented():
+    with pytest.raises(FrozenInstanceError):
+        Report("m", True, (), Trace({}, {})).ok = False  # type: ignore[misc]
+    for record in (Stats, LayerRecord, ParameterRecord, Response, Trace, Finding, Report):
+        documented = record.__doc__ or ""
+        assert [f.name for f in fields(record) if f"{f.name}: " not in documented] == []
+
+
+def test_views():
+    layer = LayerRecord("a", "a", "Linear", False, True, 0, (2, 3), "float32", Stats(6, 0, 1, 1, -1, 1, 0, True))
+    report = Report("m", True, (), Trace({"a": layer}, {}))
+
+    assert report.layers["a"].activation.std == 1
+    assert dict(report.parameters) == {}
+
+
+def test_finding_in_one_line():
+    assert str(Finding("dead-units", "error", ("a", "b"), "all zero")) == "error dead-units a: all zero"
+    assert str(Finding("no-gradient", "note", (), "none")) == "note no-gradient: none"
