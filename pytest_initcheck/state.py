@@ -43,6 +43,7 @@ class Guard:
         self._exit = contextlib.ExitStack()
         self._mark: _Snapshot | None = None
         self._backups: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
+        self._versions: dict[int, int] = {}
 
     def __enter__(self) -> Guard:
         with self._exit:
@@ -75,6 +76,7 @@ class Guard:
             # a copy of them from the start: the one copy of the parameters that the check is allowed.
             alias = parameter.data
             self._backups[id(parameter)] = (parameter, alias, alias.clone())
+            self._versions[id(parameter)] = parameter._version
             self._exit.callback(_leaf(parameter))
             parameter.grad = None
         self._exit.callback(self.restore_parameters)
@@ -99,7 +101,8 @@ class Guard:
     def rewind(self) -> None:
         """Put generators, buffers, attributes and inputs back to the mark, so that the next pass starts like the last.
 
-        Parameters keep the values they have now.
+        Trained parameters keep the values they have now; frozen ones that a forward pass wrote to (the averages of a
+        momentum encoder) go back as well.
 
         Raises:
             RuntimeError: no mark was set, or the context is over.
@@ -107,6 +110,14 @@ class Guard:
         if self._mark is None:
             raise RuntimeError("rewind() needs a mark; call mark() inside the guard's with-block first")
         self._mark.restore()
+        with torch.no_grad():
+            for parameter, alias, copy in self._backups.values():
+                if not parameter.requires_grad and not (
+                    _same_memory(parameter.data, alias) and parameter._version == self._versions[id(parameter)]
+                ):
+                    parameter.data = alias
+                    _write(alias, copy)
+                    self._versions[id(parameter)] = parameter._version
         torch.clear_autocast_cache()  # it would hand the next pass the weights as they were cast for this one
 
 

@@ -190,19 +190,18 @@ def _on_device(x: Tensor, rows: Tensor | None) -> tuple[Tensor, Tensor | None]:
     low, high = (v.double() for v in torch.aminmax(x))
     peak = torch.maximum(-low, high)
     scale = torch.where((peak > 0) & peak.isfinite(), peak, 1.0)
-    y = _scaled(x, scale)
-    mean = y.mean(dtype=torch.float64)
-    centred = y - mean.to(y.dtype)
+    mean = x.mean(dtype=torch.float64)
+    # Centred first and scaled then: scaling rounds, and what it rounds off may be all there is besides the mean.
+    centred = _scaled(x - mean.to(x.dtype), scale)
     offset = centred.mean(dtype=torch.float64)  # what rounding the mean to the tensor's dtype left over
     variance = centred.square().mean(dtype=torch.float64) - offset.square()
-    square = y.square().mean(dtype=torch.float64)
+    square = _scaled(x, scale).square().mean(dtype=torch.float64)
     zeros = 1.0 - torch.count_nonzero(x).double() / x.numel()
     variation, common = torch.full_like(mean, math.nan), None
     if rows is not None:
-        y = _scaled(rows, scale)
-        common = y.mean(0)
-        variation = (y - common).square().mean(dtype=torch.float64)
-    return torch.stack([mean, variance, square, low, high, zeros, variation, scale]), common
+        common = rows.mean(0, dtype=torch.float64).to(x.dtype)
+        variation = _scaled(rows - common, scale).square().mean(dtype=torch.float64)
+    return torch.stack([mean / scale, variance, square, low, high, zeros, variation, scale]), common
 
 
 def _scaled(x: Tensor, scale: Tensor) -> Tensor:
