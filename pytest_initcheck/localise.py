@@ -85,8 +85,9 @@ def _least(theory: float, peers: float) -> float:
 
 
 def typical_deviation(trace: Trace) -> float:
-    """Return the median of :func:`weight_deviation` over the model's weights, in decades (0.0 where there are none)."""
-    found = [d for p in trace.parameters.values() if (d := weight_deviation(p)) is not None and math.isfinite(d)]
+    """Return the median of :func:`weight_deviation` over the weights whose scale no norm layer absorbs, in decades."""
+    free = [p for p in trace.parameters.values() if p.followed_by != "norm"]
+    found = [d for p in free if (d := weight_deviation(p)) is not None and math.isfinite(d)]
     return median(found) if found else 0.0
 
 

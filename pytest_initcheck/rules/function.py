@@ -119,7 +119,8 @@ def chaotic_response(case: Case) -> Iterator[Finding]:
     if r.sensitivity is None or not r.sensitivity > CHAOTIC:
         return
     cured = r.details.get("sensitivity_if_smaller")
-    loud = [s for s in case.culprits if s.decades > 0 and s.kind != "bias"]
+    absorbed = {p.name for p in case.trace.parameters.values() if p.followed_by == "norm"}
+    loud = [s for s in case.culprits if s.decades > 0 and s.kind != "bias" and s.name not in absorbed]
     own = bool(loud) or (cured is not None and cured < CURED * r.sensitivity and typical_deviation(case.trace) > LOUD)
     yield finding(
         "chaotic-response",
@@ -129,7 +130,8 @@ def chaotic_response(case: Case) -> Iterator[Finding]:
         evidence={"sensitivity": r.sensitivity, "allowed": CHAOTIC, "with_smaller_weights": cured},
         cause=_cause(case, "the weights amplify differences from layer to layer")
         if own
-        else "the architecture does this at any scale of its weights (batch norms without zero-init residuals do); such models train",
+        else "no weight is larger than its fan-in asks for: the architecture does this (batch norms without zero-init residuals do), "
+        "and such models train",
         fix=_fix(case) if own else "",
     )
 

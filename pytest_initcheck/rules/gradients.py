@@ -49,6 +49,7 @@ def no_gradient(case: Case) -> Iterator[Finding]:
     """A trainable parameter gets no gradient at all."""
     for reason, names in _by_reason(case).items():
         if reason == "blocked":
+            names = _nearest_the_cut(case, names)
             yield finding(
                 "no-gradient",
                 "error",
@@ -151,6 +152,13 @@ def _by_reason(case: Case) -> dict[str, list[str]]:
     for name, reason in case.unreached.items():
         found.setdefault(reason, []).append(name)
     return dict(sorted(found.items()))
+
+
+def _nearest_the_cut(case: Case, names: list[str]) -> list[str]:
+    """Parameters of layers whose own output has left the graph first, then by how late in the pass they are used."""
+    at = {x.module: (x.opaque is not None, x.index) for x in case.trace.layers.values() if not x.functional}
+    layer_of = {n: case.trace.parameters[n].layer for n in names}
+    return sorted(names, key=lambda n: at.get(layer_of[n], (False, -1)), reverse=True)
 
 
 def _culprit(case: Case, names: list[str]) -> str:
