@@ -45,6 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
     hook = _plugins().hook
     reports: list[Report] = []
     status = HEALTHY
+    before = ""
     for spec in arguments.specs:
         try:
             report = _check(spec, inputs, asked, hook)
@@ -58,7 +59,11 @@ def run(arguments: argparse.Namespace) -> int:
         if not report.ok and status == HEALTHY:
             status = UNHEALTHY
         if arguments.format == "text":
-            _print(report, arguments, first=not reports)
+            text = _text(report, arguments)
+            if reports and ("\n" in text or "\n" in before):  # one-line verdicts stand under each other
+                print()
+            print(text, flush=True)
+            before = text
         reports.append(report)
     if arguments.format == "json":
         _print_json(reports, several=len(arguments.specs) > 1)
@@ -92,15 +97,12 @@ def _check(spec: str, inputs: str | None, asked: dict[str, Any], hook: Any) -> R
     return run_check(hook, model, given_inputs, loss=case.loss, settings=settings, name=spec, is_spec=True)
 
 
-def _print(report: Report, arguments: argparse.Namespace, *, first: bool) -> None:
+def _text(report: Report, arguments: argparse.Namespace) -> str:
     from .render import summary_line, terminal
 
     if arguments.quiet:
-        print(summary_line(report))
-        return
-    if not first:
-        print()
-    print(terminal(report, verbose=arguments.verbose, color=use_color(arguments.color), width=columns()))
+        return summary_line(report)
+    return terminal(report, verbose=arguments.verbose, color=use_color(arguments.color), width=columns())
 
 
 def _print_json(reports: list[Report], *, several: bool) -> None:
