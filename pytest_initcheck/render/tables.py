@@ -1,0 +1,139 @@
+"""Tables of all layers and all parameters, as wide as there is room for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..records import LayerRecord, ParameterRecord, Report, Stats
+from .words import cut, number, percent, shown
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of a table.
+
+    Attributes:
+        title: heading.
+        text: record -> cell.
+        key: record -> what the column is sorted by, where that is not the text.
+        words: whether the cells are words (aligned left) rather than numbers.
+        needed: whether the column stays in the narrowest table.
+    """
+
+    title: str
+    text: Callable[[Any], str]
+    key: Callable[[Any], float | None] | None = None
+    words: bool = False
+    needed: bool = False
+
+
+def _stat(title: str, of: str, field: str, *, needed: bool = False) -> Column:
+    def value(record: LayerRecord | ParameterRecord) -> float | None:
+        stats: Stats | None = getattr(record, of)
+        return None if stats is None or not stats.count else getattr(stats, field)
+
+    share = field == "zeros"
+    return Column(title, lambda r: percent(value(r)) if share else number(value(r)), value, needed=needed)
+
+
+def _share(title: str, field: str) -> Column:
+    return Column(title, lambda r: percent(getattr(r, field)), lambda r: getattr(r, field))
+
+
+def _shape(record: LayerRecord | ParameterRecord) -> str:
+    return "x".join(map(str, record.shape)) or "scalar"
+
+
+#: In the order in which they stand; :func:`_fitting` adds those not needed by :data:`_LAYER_PRIORITY`.
+LAYER_COLUMNS = (
+    Column("layer", lambda r: r.name, words=True, needed=True),
+    Column("kind", lambda r: r.kind, words=True),
+    Column("shape", _shape, lambda r: r.activation.count, words=True),
+    _stat("RMS", "activation", "rms", needed=True),
+    _stat("std", "activation", "std"),
+    _stat("mean", "activation", "mean"),
+    _stat("min", "activation", "min"),
+    _stat("max", "activation", "max"),
+    _stat("zeros", "activation", "zeros"),
+    _stat("varies", "activation", "variation"),
+    _share("dead", "dead_units"),
+    _share("saturated", "saturated"),
+    _stat("gradient", "gradient", "rms", needed=True),
+    Column("next", lambda r: r.followed_by or "-", words=True),
+)
+_LAYER_PRIORITY = ("kind", "std", "varies", "shape", "zeros", "next", "mean", "max", "min", "dead", "saturated")
+
+PARAMETER_COLUMNS = (
+    Column("parameter", lambda r: r.name, words=True, needed=True),
+    Column("role", lambda r: r.role, words=True),
+    Column("shape", _shape, lambda r: r.value.count if r.value else 0, words=True),
+    Column("fan in", lambda r: "-" if r.fan_in is None else str(r.fan_in), lambda r: r.fan_in),
+    _stat("RMS", "value", "rms", needed=True),
+    _stat("mean", "value", "mean"),
+    _stat("min", "value", "min"),
+    _stat("max", "value", "max"),
+    _stat("zeros", "value", "zeros"),
+    _stat("gradient", "gradient", "rms", needed=True),
+    Column("next", lambda r: r.followed_by or "-", words=True),
+    Column(
+        "trained",
+        lambda r: "frozen" if not r.requires_grad else "unreached" if not r.reached else "yes",
+        words=True,
+    ),
+)
+_PARAMETER_PRIORITY = ("shape", "fan in", "next", "role", "trained", "mean", "zeros", "max", "min")
+
+
+def layers(report: Report, *, width: int) -> str:
+    """Return the table of all layers in call order; ``""`` if there are none."""
+    return _table("layers", LAYER_COLUMNS, _LAYER_PRIORITY, list(report.layers.values()), width)
+
+
+def parameters(report: Report, *, width: int) -> str:
+    """Return the table of all parameters; ``""`` if there are none."""
+    return _table("parameters", PARAMETER_COLUMNS, _PARAMETER_PRIORITY, list(report.parameters.values()), width)
+
+
+def _table(title: str, columns: Sequence[Column], priority: Iterable[str], records: Sequence[Any], width: int) -> str:
+    if not records:
+        return ""
+    from tabulate import tabulate
+
+    names = max(20, width // 3)
+
+    def cell(column: Column, record: Any) -> str:
+        return cut(shown(column.text(record)), names)
+
+    chosen = _fitting(columns, priority, records, width, cell)
+    text: str = tabulate(
+        [[cell(c, r) for c in chosen] for r in records],
+        headers=[c.title for c in chosen],
+        tablefmt="simple",
+        disable_numparse=True,
+        colalign=["left" if c.words else "right" for c in chosen],
+        preserve_whitespace=True,
+    )
+    return f"{title}:\n{text}"
+
+
+def _fitting(
+    columns: Sequence[Column],
+    priority: Iterable[str],
+    records: Sequence[Any],
+    width: int,
+    cell: Callable[[Column, Any], str],
+) -> list[Column]:
+    """Columns that have something to say, as many as fit, the needed ones always."""
+    texts = {c.title: [cell(c, r) for r in records] for c in columns}
+    chosen = {c.title for c in columns if c.needed}
+
+    def wide(titles: Iterable[str]) -> int:
+        # tabulate gives headings two spaces more than they need.
+        return sum(max(len(t) + 2, *map(len, texts[t])) + 2 for t in titles) - 2
+
+    for title in priority:
+        if set(texts[title]) != {"-"} and wide([*chosen, title]) <= width:
+            chosen.add(title)
+    return [c for c in columns if c.title in chosen]

@@ -1,0 +1,237 @@
+"""A report as text for terminals: the first line says it all, the rest says where, why and what to do."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping
+
+from ..records import Finding, Report
+from . import bars, tables
+from .words import amount, counts, failing, number, plural, setup, shown, span
+
+#: Findings shown before "... and 3 more".
+AT_MOST = 10
+#: Names of layers listed behind the first one.
+ALSO = 3
+#: Prose is easier to read in columns of this width, however wide the terminal is.
+PROSE = 110
+#: What follows the model's name on a healthy report's line leaves facts out rather than grow longer than this.
+LINE = 108
+
+_STYLES = {"error": "31;1", "warning": "33;1", "note": "36", "healthy": "32;1", "dim": "2", "bold": "1"}
+
+
+class _Ink:
+    """Wraps text in ANSI codes, or leaves it as it is."""
+
+    def __init__(self, color: bool) -> None:
+        self._color = color
+
+    def __call__(self, text: str, style: str) -> str:
+        return f"\x1b[{_STYLES[style]}m{text}\x1b[0m" if self._color and text else text
+
+
+def summary_line(report: Report, *, width: int = LINE, ascii: bool = False) -> str:
+    """Return the verdict in one line.
+
+    Args:
+        report: what to tell.
+        width: a healthy report leaves facts out rather than say more than this behind its name.
+        ascii: escape what is not ASCII.
+    """
+    verdict, rest = _headline(report, width)
+    return shown(f"{report.model}: {verdict}{rest}", ascii=ascii)
+
+
+def terminal(report: Report, *, verbose: int = 0, color: bool = False, width: int = 80, ascii: bool = False) -> str:
+    """Return the whole report as text, without a newline at its end.
+
+    Args:
+        report: what to tell.
+        verbose: 1 adds notes and the table of layers, 2 all findings and the table of parameters.
+        color: use ANSI colours; nothing is said by colour alone.
+        width: columns to fill; lines to be copied (fixes, the command) are never broken.
+        ascii: write ASCII only, for streams that can show no other.
+    """
+    ink, prose = _Ink(color), min(width, PROSE)
+    verdict, rest = _headline(report, max(width, LINE))
+    style = "healthy" if report.ok else "error"
+    head = f"{ink(shown(report.model) + ':', 'bold')} {ink(verdict, style)}{shown(rest)}"
+    blocks = [head, *_findings(report, verbose, ink, prose)]
+    if not report.ok or verbose:
+        blocks.append(bars.profile(report, width=width, ascii=ascii, ink=ink))
+    if verbose:
+        blocks += [_response(report, prose), tables.layers(report, width=width)]
+    if verbose > 1:
+        blocks.append(tables.parameters(report, width=width))
+    if not report.ok or verbose or len(blocks) > 1:
+        blocks += [_ignored(report, verbose, prose), _unseen(report, prose), _reproduce(report, prose)]
+    text = "\n\n".join(b for b in blocks if b)
+    text = "\n".join(line.rstrip() for line in text.splitlines())
+    return text.encode("ascii", "backslashreplace").decode() if ascii else text
+
+
+# -- the first line
+
+
+def _headline(report: Report, width: int) -> tuple[str, str]:
+    """The verdict in words, and what follows it on the line."""
+    bad = failing(report)
+    if not report.ok:
+        shown_first = bad or report.findings
+        if not shown_first:
+            return "unhealthy init", ""
+        more = f" (+{len(bad) - 1} more)" if len(bad) > 1 else ""
+        return "unhealthy init", f": {_where(shown_first[0])}{more}"
+    open_findings = [f for f in report.findings if f.severity != "note"]
+    if open_findings:
+        # Passes because of fail_on only: not called healthy where an error was found.
+        verdict = "passes" if any(f.severity == "error" for f in open_findings) else "healthy init"
+        more = f" (+{len(open_findings) - 1} more)" if len(open_findings) > 1 else ""
+        reason = f"fail_on={report.fail_on}, " if verdict == "passes" else ""
+        return verdict, f", {reason}{', '.join(counts(open_findings))}: {_where(open_findings[0])}{more}"
+    counted = counts(report.findings) + ([f"{len(report.ignored)} silenced"] if report.ignored else [])
+    tail = f" ({', '.join(counted)})" if counted else ""
+    kept: list[str] = []
+    for fact in _facts(report):
+        if len(f"healthy init: {', '.join([*kept, fact])}{tail}") <= width:
+            kept.append(fact)
+    return "healthy init", (f": {', '.join(kept)}" if kept else "") + tail
+
+
+def _where(finding: Finding) -> str:
+    return f"{finding.rule} at {finding.layers[0]}" if finding.layers else finding.rule
+
+
+def _facts(report: Report) -> list[str]:
+    """What a healthy model's line says, the most telling facts first."""
+    leaves = [x for x in report.layers.values() if x.leaf and x.activation.count]
+    forward = [x.activation.rms for x in leaves]
+    backward = [x.gradient.rms for x in leaves if x.gradient is not None and x.gradient.count]
+    size = sum(p.value.count for p in report.parameters.values() if p.value is not None)
+    r = report.response
+    return [
+        *([f"{plural(len(leaves), 'layer')}"] if leaves else []),
+        *([f"{amount(size)} parameters"] if size else []),
+        *([f"activations {span(forward)}"] if forward else []),
+        *([f"gradients {span(backward)}"] if backward else []),
+        *([f"a step moves {number(r.movement[0])}"] if r.movement else []),
+        *([f"sensitivity {number(r.sensitivity)}"] if r.sensitivity is not None else []),
+        f"seed {report.trace.seed}",
+        f"{report.trace.device} {report.trace.dtype}",
+    ]
+
+
+# -- findings
+
+
+def _findings(report: Report, verbose: int, ink: _Ink, width: int) -> list[str]:
+    wanted = [f for f in report.findings if f.severity != "note" or verbose]
+    notes = len(report.findings) - len(wanted)
+    limit = len(wanted) if verbose > 1 else AT_MOST
+    blocks: list[str] = []
+    told: dict[tuple[str, str], str] = {}
+    for finding in wanted[:limit]:
+        blocks.append(_finding(finding, verbose, ink, width, told))
+    left = []
+    if len(wanted) > limit:
+        left.append(f"... and {len(wanted) - limit} more ({', '.join(counts(wanted[limit:]))}; -vv shows them)")
+    if notes and (blocks or not report.ok):
+        left.append(f"{plural(notes, 'note')} (-v shows {'it' if notes == 1 else 'them'})")
+    return blocks + (["\n".join(ink(line, "dim") for line in left)] if left else [])
+
+
+def _finding(f: Finding, verbose: int, ink: _Ink, width: int, told: dict[tuple[str, str], str]) -> str:
+    where = f" at {shown(f.layers[0])}" if f.layers else ""
+    lines = [f"{ink(f'{f.severity} {shown(f.rule)}', f.severity)}{ink(where, 'bold')}"]
+    lines += _wrapped(f.summary, width, indent="  ")
+    also = f.layers[1:]
+    if also:
+        names = also if verbose > 1 else also[:ALSO]
+        more = f" and {len(also) - len(names)} more" if len(also) > len(names) else ""
+        lines += _labelled("also", ", ".join(names) + more, width)
+    if verbose and f.evidence:
+        lines += _labelled("evidence", _evidence(f.evidence), width)
+    same = told.get((f.cause, f.fix))
+    if same is not None:
+        lines += _labelled("cause", f"as {same} above" if not f.fix else f"and fix as {same} above", width)
+    else:
+        if f.cause or f.fix:
+            told[f.cause, f.fix] = f.rule
+        lines += _labelled("cause", f.cause, width) if f.cause else []
+        lines += _pasted("fix", f.fix) if f.fix else []
+    lines += _pasted("silence", f.silence) if f.silence else []
+    return "\n".join(lines)
+
+
+def _evidence(evidence: Mapping[str, object]) -> str:
+    parts = []
+    for name, value in evidence.items():
+        text = number(value) if isinstance(value, float) else str(value)
+        parts.append(f"{name} {text}")
+    return ", ".join(parts)
+
+
+def _labelled(label: str, text: str, width: int) -> list[str]:
+    return _wrapped(text, width, indent=" " * 11, first=f"  {label:<9}")
+
+
+def _pasted(label: str, code: str) -> list[str]:
+    """Lines to copy: never wrapped, and under their label where there are several."""
+    lines = code.splitlines()
+    if len(lines) == 1:
+        return [f"  {label:<9}{shown(lines[0])}"]
+    return [f"  {label}", *(f"      {shown(line)}" for line in lines)]
+
+
+def _wrapped(text: str, width: int, *, indent: str, first: str | None = None) -> list[str]:
+    return textwrap.wrap(
+        shown(" ".join(text.split())),
+        max(40, width),
+        initial_indent=indent if first is None else first,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+# -- what follows the findings
+
+
+def _response(report: Report, width: int) -> str:
+    r = report.response
+    parts = [f"a step moves the output by {', '.join(number(m) for m in r.movement)}"] if r.movement else []
+    for name, value in (
+        ("predicted", r.predicted),
+        ("alignment", r.alignment),
+        ("residual", r.residual),
+        ("sensitivity", r.sensitivity),
+    ):
+        if value is not None:
+            parts.append(f"{name} {number(value)}")
+    if report.trace.loss is not None:
+        parts.append(f"loss {number(report.trace.loss)}")
+    return "\n".join(_wrapped("response: " + ", ".join(parts), width, indent="  ", first="")) if parts else ""
+
+
+def _ignored(report: Report, verbose: int, width: int) -> str:
+    if not report.ignored:
+        return ""
+    if not verbose:
+        return f"{plural(len(report.ignored), 'finding')} silenced (-v lists)"
+    lines = ["silenced:"]
+    for finding in report.ignored:
+        lines += _wrapped(str(finding), width, indent="    ", first="  - ")
+    return "\n".join(lines)
+
+
+def _unseen(report: Report, width: int) -> str:
+    lines: list[str] = []
+    for sentence in report.trace.unseen:
+        lines += _wrapped(sentence, width, indent="    ", first="  - ")
+    return "\n".join(["could not be seen:", *lines]) if lines else ""
+
+
+def _reproduce(report: Report, width: int) -> str:
+    lines = _wrapped(", ".join(setup(report)), width, indent="")
+    return "\n".join([*([f"reproduce: {shown(report.reproduce)}"] if report.reproduce else []), *lines])
