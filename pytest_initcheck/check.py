@@ -15,10 +15,12 @@ from . import rules
 from .errors import ProbeError, SettingsError, UnhealthyInit
 from .inputs import resolve_inputs
 from .localise import suspects
+from .mend import mend
 from .probe import run_probe
 from .push import push_of
 from .reach import unreached_reasons
-from .records import Report
+from .recurrence import carried
+from .records import Finding, Report
 from .response import ask
 from .settings import Settings
 from .state import untouched
@@ -70,8 +72,17 @@ def check(
     settings: Settings,
     name: str | None = None,
     extra_rules: Mapping[str, rules.Rule] | None = None,
+    fixes: bool = True,
 ) -> Report:
-    """As :func:`check_init`, with parsed settings and a name for the report (what the surfaces call)."""
+    """As :func:`check_init`, with parsed settings and a name for the report (what the surfaces call).
+
+    Args:
+        model, inputs, loss: as :func:`check_init`.
+        settings: what is asked for.
+        name: what the report calls the model; its class name if ``None``.
+        extra_rules: rules of other plugins by name.
+        fixes: whether to try fixes on a copy of an unhealthy model.
+    """
     rules.validate(settings.ignore, setting="ignore", known=extra_rules or ())
     rules.validate(settings.select, setting="select", known=extra_rules or ())
     unwritten: dict[str, str] = {}
@@ -86,7 +97,7 @@ def check(
         trace = probed.trace
         push = push_of(probed, guard, seed=settings.seed)
         culprits = suspects(trace)
-        response = ask(push, suspicious=any(s.decades > 0 or s.kind == "bias" for s in culprits))
+        response = ask(push, suspicious=any(s.loud for s in culprits))
         parameters = {
             n: replace(p, wakes=push.wakes[n]) if n in push.wakes else p for n, p in trace.parameters.items()
         }
@@ -94,11 +105,20 @@ def check(
         missing = [n for n, p in parameters.items() if p.requires_grad and not p.reached]
         called = {layer.module for layer in trace.layers.values()}
         unreached = unreached_reasons(probed.model, push, missing, called)
+        memory = carried(probed.model, seed=settings.seed)
     names = [*trace.layers, *trace.parameters]
     rules.validate(settings.ignore, setting="ignore", layers=names, known=extra_rules or ())
     rules.validate(settings.select, setting="select", layers=names, known=extra_rules or ())
-    case = rules.Case(trace, response, settings, unreached, unwritten, suspects(trace))
+    case = rules.Case(trace, response, settings, unreached, unwritten, suspects(trace), memory)
     findings, ignored = rules.judge(case, extra=extra_rules)
+    if fixes and findings:
+
+        def again(trial: nn.Module) -> tuple[Finding, ...]:
+            return check(trial, given, loss=loss, settings=plainly, extra_rules=extra_rules, fixes=False).findings
+
+        given = (*call.args, call.kwargs) if call.kwargs else call.args
+        plainly = replace(settings, device=None, dtype=None, ignore=(), select=())
+        findings = mend(subject, trace, findings, case.culprits, again, seed=settings.seed)
     failing = {"error": ("error",), "warning": ("error", "warning"), "never": ()}[settings.fail_on]
     return Report(
         model=name or type(model).__name__,

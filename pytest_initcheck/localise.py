@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 
 from .records import LayerRecord, ParameterRecord, Trace
@@ -44,6 +44,8 @@ class Suspect:
         decades: how far off, in powers of ten; negative is too small.
         common: whether most of the model's weights are off by as much: the scheme's fault, not this layer's.
         cause: in the field's terms, with numbers.
+        absorbed: whether the scale makes no difference to what the network does with its inputs: a norm layer rescales it,
+            or nothing reads it any more (a head).
         expected: the std that theory asks for, where it says.
     """
 
@@ -54,6 +56,12 @@ class Suspect:
     cause: str
     expected: float | None = None
     fix: str = ""
+    absorbed: bool = False
+
+    @property
+    def loud(self) -> bool:
+        """Whether it amplifies, or drowns, what the network says about its inputs."""
+        return self.kind == "bias" or (self.decades > 0 and not self.absorbed)
 
 
 def suspects(trace: Trace) -> tuple[Suspect, ...]:
@@ -71,12 +79,24 @@ def suspects(trace: Trace) -> tuple[Suspect, ...]:
                 suspect = Suspect(p.name, "weight", own, False, _weight_cause(p), expected_std(p))
         if suspect is not None:
             found.append(suspect)
+    unread = _unread(trace)
+    followed = {p.name: p.followed_by for p in parameters}
+    found = [replace(s, absorbed=followed[s.name] == "norm" or s.name in unread) if s.kind == "weight" else s for s in found]
     found.sort(key=lambda s: -round(abs(s.decades), 1))
     if shared:
         worst = next(p for p in parameters if p.name in deviations)
         common = Suspect(worst.name, "weight", typical, True, _weight_cause(worst), expected_std(worst))
         found = [s for s in found if abs(s.decades) > abs(typical)] + [common] + [s for s in found if abs(s.decades) <= abs(typical)]
     return tuple(found)
+
+
+def _unread(trace: Trace) -> set[str]:
+    """Parameters of the layers whose output no other layer reads, as far as the graph shows all that is read."""
+    read = {name for sources in trace.edges.values() for name in sources}
+    leaves = [x for x in trace.layers.values() if x.leaf and not x.functional]
+    # A later layer with parameters and no known source may read a second output of this one (an RNN's state).
+    unsure = max((x.index for x in leaves if x.parameters and not trace.edges.get(x.name)), default=-1)
+    return {n for x in leaves if x.name not in read and x.index >= unsure for n in x.parameters}
 
 
 def _least(theory: float, peers: float) -> float:
@@ -107,7 +127,7 @@ def first_dead(trace: Trace) -> LayerRecord | None:
 
 def expected_std(p: ParameterRecord) -> float | None:
     """Return the weight std that carries a unit signal through ``p`` and what follows, or ``None``."""
-    if p.fan_in is None or p.fan_in == 0 or p.role not in ("weight", "other") or len(p.shape) < 2:
+    if p.fan_in is None or p.fan_in == 0 or p.role != "weight" or len(p.shape) < 2:
         return None
     return GAINS.get(p.followed_by or "", 1.0) / math.sqrt(p.fan_in)
 

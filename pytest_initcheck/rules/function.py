@@ -16,6 +16,9 @@ UNREACHED = 0.985
 ASTRAY = 0.2
 #: RMS over the samples of an output that no unit-scale loss pulls back within a short training.
 OUT_OF_REACH = 40.0
+#: An output of this RMS over the samples, or in all, is off the unit scale.
+AMPLE = 3.0
+FAR = 5.0
 #: Relative change of the output over relative change of the input.
 CHAOTIC = 28.0
 #: Decades by which the weights are larger than theory asks for before they are blamed for chaos (kaiming over xavier: 0.15).
@@ -89,8 +92,14 @@ def unreachable_targets(case: Case) -> Iterator[Finding]:
             cause=_cause(case, "the forward signal grows from layer to layer"),
             fix=_fix(case),
         )
-    elif r.residual is not None and r.residual >= UNREACHED and r.alignment is not None and r.alignment < ASTRAY:
-        # Asked only where the output is large or a scale is off: see response.ask.
+    elif (
+        r.residual is not None
+        and r.residual >= UNREACHED
+        and r.alignment is not None
+        and r.alignment < ASTRAY
+        # Large networks that train go astray at tiny batches, too: an init fault must show in the init.
+        and (size > AMPLE or r.details.get("output_rms", 0.0) / unit > FAR or any(s.loud for s in case.culprits))
+    ):
         yield finding(
             "unreachable-targets",
             "error",
@@ -119,8 +128,7 @@ def chaotic_response(case: Case) -> Iterator[Finding]:
     if r.sensitivity is None or not r.sensitivity > CHAOTIC:
         return
     cured = r.details.get("sensitivity_if_smaller")
-    absorbed = {p.name for p in case.trace.parameters.values() if p.followed_by == "norm"}
-    loud = [s for s in case.culprits if s.decades > 0 and s.kind != "bias" and s.name not in absorbed]
+    loud = [s for s in case.culprits if s.loud and s.kind != "bias" and not s.common]
     own = bool(loud) or (cured is not None and cured < CURED * r.sensitivity and typical_deviation(case.trace) > LOUD)
     yield finding(
         "chaotic-response",

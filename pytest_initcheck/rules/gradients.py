@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 
 from ..records import Finding, ParameterRecord
 from .function import silent
-from .registry import Case, finding, number, rule
+from .registry import Case, finding, rule
 
 
 @rule(
@@ -172,5 +172,3 @@ def _some(names: list[str]) -> str:
 def _glob(frozen: list[ParameterRecord]) -> str:
     return f"{frozen[0].layer}.*" if frozen[0].layer else frozen[0].name
 
-
-_ = number

@@ -24,6 +24,7 @@ class Case:
         unreached: for every trainable parameter without a gradient path, why: ``"blocked"``, ``"unmentioned"``, ``"unused"``.
         unwritten: parameters and buffers that construction never wrote to -> what was found in them.
         culprits: where the fault starts, the most suspicious first, as :func:`~pytest_initcheck.localise.suspects` ranks.
+        memory: for every recurrent module, the share of a change of its state that is left one step later.
     """
 
     trace: Trace
@@ -32,6 +33,7 @@ class Case:
     unreached: Reasons = field(default_factory=dict)
     unwritten: Mapping[str, str] = field(default_factory=dict)
     culprits: tuple[Any, ...] = ()
+    memory: Mapping[str, float] = field(default_factory=dict)
 
 
 Judge = Callable[[Case], Iterable[Finding]]

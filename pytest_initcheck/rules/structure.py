@@ -9,6 +9,8 @@ from .registry import Case, finding, number, rule
 
 #: Share of a layer's units with an exact twin from which the layer cannot use its width.
 TWINS = 0.5
+#: Share of a change of the state that must be left one step later.
+CUT = 1e-3
 #: Factor by which single weights stand out before they are worth a warning, in decades.
 LOUD = 0.8
 
@@ -91,3 +93,27 @@ def gain_mismatch(case: Case) -> Iterator[Finding]:
         cause=off[0].cause,
         fix=off[0].fix,
     )
+
+
+@rule(
+    "cut-recurrence",
+    family="structure",
+    severity="error",
+    threshold=f"less than {CUT:g} of a change of the hidden state is left one time step later",
+    evidence="the harmed GRU with its reset and update gates shut keeps 6e-5; every harmless recurrent pair, zero weights and shut "
+    "forget gates among them, keeps 0.12 to 3",
+    limits="sees torch.nn.RNN, LSTM, GRU and their cells, not recurrences written by hand",
+)
+def cut_recurrence(case: Case) -> Iterator[Finding]:
+    """A recurrent layer forgets its state at every step, so it can learn nothing about the past."""
+    for layer, left in case.memory.items():
+        if left < CUT:
+            own = [s for s in case.culprits if s.name.startswith(layer)]
+            yield finding(
+                "cut-recurrence",
+                "error",
+                [s.name for s in own] or [layer],
+                f"{layer or 'the model'} keeps {number(left)} of its state from one step to the next (at least {number(CUT)})",
+                evidence={"kept": left, "allowed": CUT},
+                cause=own[0].cause if own else "the gates that carry the state are shut for every sample, or the recurrent weight is zero",
+            )

@@ -1,0 +1,176 @@
+"""What would cure it: the smallest edit of the weights after which a copy of the model passes."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+
+from .localise import Suspect, expected_std
+from .records import Finding, ParameterRecord, Trace
+
+#: Rules whose findings are about values that other values cure.
+ABOUT_VALUES = frozenset(
+    (
+        "non-finite-parameter",
+        "uninitialized-parameter",
+        "non-finite-activation",
+        "non-finite-gradient",
+        "unresponsive",
+        "input-blind",
+        "unreachable-targets",
+        "chaotic-response",
+        "blocked-gradient",
+        "duplicate-units",
+        "cut-recurrence",
+        "frozen-parameter",
+    )
+)
+#: More edits than this are given as the one call that makes them.
+LISTED = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """One parameter's new values: ``normal`` (with ``std``), ``constant`` (``std`` is the value) or ``train``."""
+
+    name: str
+    kind: str
+    std: float = 0.0
+
+    def apply(self, model: nn.Module, generator: torch.Generator) -> None:
+        """Change the parameter in place."""
+        parameter = model.get_parameter(self.name)
+        if self.kind == "train":
+            parameter.requires_grad_(True)
+            return
+        with torch.no_grad():
+            if self.kind == "normal":
+                values = torch.randn(parameter.shape, generator=generator) * self.std
+                parameter.copy_(values.to(parameter))
+            else:
+                parameter.fill_(self.std)
+
+    def code(self) -> str:
+        """Return the line that does the same."""
+        target = f"model.get_parameter({self.name!r})"
+        if self.kind == "train":
+            return f"{target}.requires_grad_(True)"
+        if self.kind == "normal":
+            return f"torch.nn.init.normal_({target}, std={self.std:.4g})"
+        if self.std in (0.0, 1.0):
+            return f"torch.nn.init.{'ones_' if self.std else 'zeros_'}({target})"
+        return f"torch.nn.init.constant_({target}, {self.std:g})"
+
+
+Judge = Callable[[nn.Module], Iterable[Finding]]
+
+
+def mend(
+    model: nn.Module, trace: Trace, findings: Iterable[Finding], suspects: Iterable[Suspect], judge: Judge, *, seed: int = 0
+) -> list[Finding]:
+    """Return the findings with fixes that were tried on a copy of ``model``, and without fixes that did not help.
+
+    Args:
+        model: the model that was probed; it is not changed.
+        trace: what was measured.
+        findings: what was found.
+        suspects: what stands out, most suspicious first.
+        judge: checks a model and returns its findings.
+        seed: seed of new values.
+    """
+    findings = list(findings)
+    errors = [f for f in findings if f.severity == "error" and f.rule in ABOUT_VALUES]
+    others = [f for f in findings if f.rule == "frozen-parameter"]
+    cured: dict[str, str] = {}
+    if errors:
+        others_stand = {f.rule for f in findings if f.severity == "error" and f.rule not in ABOUT_VALUES}
+        for plan in _plans(trace, errors, list(suspects)):
+            if (left := _judged(model, plan, judge, seed)) is not None and left <= others_stand:
+                cured = dict.fromkeys((f.rule for f in errors), _text(plan, trace))
+                break
+    for f in others:
+        plan = [Edit(n, "train") for n in f.layers]
+        cured[f.rule] = _text(plan, trace)
+    return [replace(f, fix=cured.get(f.rule, "")) if f.rule in ABOUT_VALUES else f for f in findings]
+
+
+def _judged(model: nn.Module, plan: list[Edit], judge: Judge, seed: int) -> set[str] | None:
+    """Rules that still fail after ``plan``; ``None`` if it could not be tried."""
+    try:
+        trial = copy.deepcopy(model)
+    except Exception:  # a model that cannot be copied cannot be tried on: then no fix is offered
+        return None
+    generator = torch.Generator().manual_seed(seed)
+    for edit in plan:
+        edit.apply(trial, generator)
+    return {f.rule for f in judge(trial) if f.severity == "error"}
+
+
+def _plans(trace: Trace, errors: list[Finding], suspects: list[Suspect]) -> Iterator[list[Edit]]:
+    """From the smallest to the largest: what the findings name, what stands out first, all that stands out, everything."""
+    named = {
+        n
+        for f in errors
+        if f.rule in ("non-finite-parameter", "uninitialized-parameter", "duplicate-units", "blocked-gradient")
+        for n in f.layers
+    }
+    base = [e for n in named if (p := trace.parameters.get(n)) is not None and (e := healthy(p)) is not None]
+    if base:
+        yield base
+    own = [s for s in suspects if not s.common and s.name in trace.parameters]
+    for count in dict.fromkeys((1, 2, len(own))):
+        some = [healthy(trace.parameters[s.name]) for s in own[:count]]
+        plan = _merged(base, [e for e in some if e is not None])
+        if own and plan != base:
+            yield plan
+    if len(own) > 1:
+        for s in own[1:4]:
+            edit = healthy(trace.parameters[s.name])
+            if edit is not None:
+                yield _merged(base, [edit])
+    weights = [p for p in trace.parameters.values() if p.requires_grad]
+    yield _merged(base, [e for p in weights if p.role != "embedding" and (e := healthy(p)) is not None])
+
+
+def _merged(first: list[Edit], second: list[Edit]) -> list[Edit]:
+    return list({e.name: e for e in [*first, *second]}.values())
+
+
+def healthy(p: ParameterRecord) -> Edit | None:
+    """Return the textbook value of one parameter, or ``None`` where there is none.
+
+    Weights: normal with std gain / sqrt(fan_in) (He et al. 2015); biases and shifts 0; norm scales 1; embeddings normal,
+    std 1 at most.
+    """
+    expected = expected_std(p)
+    if p.role in ("bias", "norm-shift"):
+        return Edit(p.name, "constant", 0.0)
+    if p.role == "norm-scale":
+        return Edit(p.name, "constant", 1.0)
+    if p.role == "embedding":
+        return Edit(p.name, "normal", 0.5)
+    if p.role == "weight" and expected is not None:
+        return Edit(p.name, "normal", expected)
+    if p.value is not None and len(p.shape) > 1 and expected is not None:
+        return Edit(p.name, "normal", expected)
+    return None
+
+
+def _text(plan: list[Edit], trace: Trace) -> str:
+    if len(plan) <= LISTED:
+        return "\n".join(e.code() for e in plan)
+    weights = [e for e in plan if e.kind == "normal"]
+    lines = []
+    for std in dict.fromkeys(f"{e.std:.3g}" for e in weights):
+        same = [e for e in weights if f"{e.std:.3g}" == std]
+        lines.append(f"for name in {[e.name for e in same]!r}:\n    torch.nn.init.normal_(model.get_parameter(name), std={std})")
+    for value, call in ((0.0, "zeros_"), (1.0, "ones_")):
+        same = [e for e in plan if e.kind == "constant" and e.std == value]
+        if same:
+            lines.append(f"for name in {[e.name for e in same]!r}:\n    torch.nn.init.{call}(model.get_parameter(name))")
+    return "\n".join(lines)
+
