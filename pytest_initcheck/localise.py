@@ -91,12 +91,13 @@ def suspects(trace: Trace) -> tuple[Suspect, ...]:
 
 
 def _unread(trace: Trace) -> set[str]:
-    """Parameters of the layers whose output no other layer reads, as far as the graph shows all that is read."""
+    """Parameters of the layers that the graph shows and whose output no other layer reads.
+
+    A layer that is not in the graph by its first output (an RNN whose state is used) is not known to be unread.
+    """
     read = {name for sources in trace.edges.values() for name in sources}
     leaves = [x for x in trace.layers.values() if x.leaf and not x.functional]
-    # A later layer with parameters and no known source may read a second output of this one (an RNN's state).
-    unsure = max((x.index for x in leaves if x.parameters and not trace.edges.get(x.name)), default=-1)
-    return {n for x in leaves if x.name not in read and x.index >= unsure for n in x.parameters}
+    return {n for x in leaves if x.name in trace.edges and x.name not in read for n in x.parameters}
 
 
 def _least(theory: float, peers: float) -> float:
