@@ -310,8 +310,11 @@ def plain(value: Any) -> Any:
         return [plain(v) for v in value]
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
-    if value is None or isinstance(value, bool | int | float | str):
+    if value is None or isinstance(value, bool):
         return value
+    for kind in (int, float):
+        if isinstance(value, kind):
+            return kind(value)  # numpy's float64 is a float, but xdist's wire knows only the built-in one
     return str(value)
 
 

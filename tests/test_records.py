@@ -121,6 +121,23 @@ def test_views():
     assert dict(report.parameters) == {}
 
 
+class Text(str):
+    __slots__ = ()
+
+
+class Number(float):
+    __slots__ = ()
+
+
+def test_subclasses_of_built_in_types_do_not_get_through():
+    report = Report("m", True, (), Trace({}, {}, torch_version=Text("2.13")), settings={"x": Number(1), "y": True, "z": Text})
+
+    data = report.to_dict()
+
+    assert type(data["trace"]["torch_version"]) is str
+    assert [type(value) for value in data["settings"].values()] == [float, bool, str]
+
+
 def test_finding_in_one_line():
     assert str(Finding("dead-units", "error", ("a", "b"), "all zero")) == "error dead-units a: all zero"
     assert str(Finding("no-gradient", "note", (), "none")) == "note no-gradient: none"
