@@ -155,12 +155,14 @@ def _filled_memory() -> Any:
     deterministic = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     fill = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    # torch.use_deterministic_algorithms would import torch's compiler for its own setting: 1.5 s in every fresh process.
+    switch = torch._C._set_deterministic_algorithms
     try:
-        torch.use_deterministic_algorithms(True, warn_only=True)
+        switch(True, warn_only=True)
         torch.utils.deterministic.fill_uninitialized_memory = True  # type: ignore[attr-defined]
         yield
     finally:
-        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+        switch(deterministic, warn_only=warn_only)
         torch.utils.deterministic.fill_uninitialized_memory = fill  # type: ignore[attr-defined]
 
 
