@@ -350,7 +350,7 @@ class Watch(TorchFunctionMode):
             leaf=True,
             shape=tuple(out.shape),
             dtype=out.dtype,
-            activation=self._known(out) or self._measure(out),
+            activation=self._known(out) or self._measure(out, units=functional and kind in RECTIFYING),
         )
         node = out.grad_fn
         if node is None and not out.requires_grad:
@@ -379,8 +379,8 @@ class Watch(TorchFunctionMode):
         else:
             self._handles.append(out.register_hook(arrived))
 
-    def _measure(self, out: Tensor) -> Pending | None:
-        pending = measure(out, batch_dim=sample_dim(out, self._batch), units=True)
+    def _measure(self, out: Tensor, *, units: bool) -> Pending | None:
+        pending = measure(out, batch_dim=sample_dim(out, self._batch), units=units)
         self._measured[id(out)] = (weakref.ref(out), out._version if not out.is_inference() else 0, pending)
         return pending
 

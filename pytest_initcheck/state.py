@@ -42,8 +42,8 @@ class Guard:
         self._tensors = list(tensors)
         self._exit = contextlib.ExitStack()
         self._mark: _Snapshot | None = None
-        self._backups: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
-        self._versions: dict[int, int] = {}
+        self._parameters: dict[int, _Kept] = {}
+        self._backed_up = False
 
     def __enter__(self) -> Guard:
         with self._exit:
@@ -61,7 +61,7 @@ class Guard:
     ) -> None:
         self._mark = None
         self._exit.close()
-        self._backups.clear()
+        self._parameters.clear()
 
     def adopt(self, model: nn.Module) -> None:
         """Guard a further module: the copy that is probed in place of a model that cannot be."""
@@ -69,29 +69,34 @@ class Guard:
         self._shelter(model)
 
     def _shelter(self, model: nn.Module) -> None:
-        for parameter in model.parameters():
-            if isinstance(parameter, UninitializedParameter):
-                continue
-            # A forward pass may write to weights without a sign of it (max_norm, .data, momentum encoders), so there is
-            # a copy of them from the start: the one copy of the parameters that the check is allowed.
-            alias = parameter.data
-            self._backups[id(parameter)] = (parameter, alias, alias.clone())
-            self._versions[id(parameter)] = parameter._version
-            self._exit.callback(_leaf(parameter))
-            parameter.grad = None
+        for module in model.modules():
+            # Weights that a forward pass is known to write to: averages of other weights, tables with a largest norm.
+            written = getattr(module, "max_norm", None) is not None
+            for parameter in module.parameters(recurse=False):
+                if isinstance(parameter, UninitializedParameter) or id(parameter) in self._parameters:
+                    continue
+                self._parameters[id(parameter)] = kept = _Kept(parameter)
+                self._exit.callback(_leaf(parameter))
+                parameter.grad = None
+                if self._backed_up or written or not parameter.requires_grad:
+                    kept.back_up()
         self._exit.callback(self.restore_parameters)
         self._exit.callback(_Snapshot([model], self._tensors).restore)
 
     def backup_parameters(self) -> None:
-        """Say that parameters will be written to; they are copied on entry, so there is nothing left to do."""
+        """Copy all parameters, before they are written to: their values then go back on exit, too.
+
+        Called before the first pass, it also covers models whose forward pass writes to trained weights in place.
+        """
+        self._backed_up = True
+        for kept in self._parameters.values():
+            kept.back_up()
 
     def restore_parameters(self) -> None:
-        """Put the values of all parameters back to what they were on entry."""
+        """Put the values of the parameters that were copied back to what they were then."""
         with torch.no_grad():
-            for parameter, alias, copy in self._backups.values():
-                if not _same_memory(parameter.data, alias):
-                    parameter.data = alias
-                _write(alias, copy)
+            for kept in self._parameters.values():
+                kept.restore()
         torch.clear_autocast_cache()
 
     def mark(self) -> None:
@@ -111,14 +116,35 @@ class Guard:
             raise RuntimeError("rewind() needs a mark; call mark() inside the guard's with-block first")
         self._mark.restore()
         with torch.no_grad():
-            for parameter, alias, copy in self._backups.values():
-                if not parameter.requires_grad and not (
-                    _same_memory(parameter.data, alias) and parameter._version == self._versions[id(parameter)]
-                ):
-                    parameter.data = alias
-                    _write(alias, copy)
-                    self._versions[id(parameter)] = parameter._version
+            for kept in self._parameters.values():
+                if not kept.parameter.requires_grad and kept.written:
+                    kept.restore()
         torch.clear_autocast_cache()  # it would hand the next pass the weights as they were cast for this one
+
+
+class _Kept:
+    """One parameter: the memory it had, and a copy of its values once one was made."""
+
+    def __init__(self, parameter: Tensor) -> None:
+        self.parameter = parameter
+        self._alias = parameter.data
+        self._copy: Tensor | None = None
+        self._version = parameter._version
+
+    def back_up(self) -> None:
+        if self._copy is None:
+            self._copy = self._alias.clone()
+
+    @property
+    def written(self) -> bool:
+        return self.parameter._version != self._version or not _same_memory(self.parameter.data, self._alias)
+
+    def restore(self) -> None:
+        if not _same_memory(self.parameter.data, self._alias):
+            self.parameter.data = self._alias
+        if self._copy is not None:
+            _write(self._alias, self._copy)
+        self._version = self.parameter._version
 
 
 class _Snapshot:
@@ -129,44 +155,49 @@ class _Snapshot:
     """
 
     def __init__(self, models: Iterable[nn.Module], tensors: Iterable[Tensor]) -> None:
-        self._modules: list[tuple[dict[str, Any], dict[str, Any], list[tuple[Any, Any]]]] = []
+        self._modules: list[tuple[dict[str, Any], dict[str, Any], list[int]]] = []
+        self._filled: list[tuple[Any, Any, list[int]]] = []
+        self._empty: list[Any] = []
         self._generators: list[Callable[[], Any]] = []
         held: dict[int, Tensor] = {id(t): t for t in tensors}
-        devices = {t.device for t in held.values()}
+        devices: set[torch.device] = set()
         seen: set[int] = set()
         for model in models:
-            devices |= {p.device for p in model.parameters()}
             for module in model.modules():
                 attributes = module.__dict__
-                containers = []
                 for name, value in attributes.items():
                     kind = type(value)
                     if kind in _PLAIN:
                         continue
                     if kind in _CONTAINERS:
-                        containers.append((value, value.copy() if value else None))
-                        if value and name not in ("_parameters", "_modules"):
-                            contents = value.values() if isinstance(value, dict) else value
+                        if not value:
+                            self._empty.append(value)
+                            continue
+                        self._filled.append((value, value.copy(), _ids(value)))
+                        contents = value.values() if isinstance(value, dict) else value
+                        if name == "_parameters":
+                            devices.update(p.device for p in contents if p is not None)
+                        elif name != "_modules":
                             held.update((id(t), t) for t in contents if _has_values(t))
                     elif _has_values(value):
                         held[id(value)] = value
                     elif id(value) not in seen and (step := _held_generator(value)) is not None:
                         seen.add(id(value))
                         self._generators.append(step)
-                self._modules.append((attributes, attributes.copy(), containers))
+                self._modules.append((attributes, attributes.copy(), _ids(attributes)))
                 if isinstance(module, torch.jit.ScriptModule):
                     held.update((id(b), b) for b in module.buffers(recurse=False))
-        devices |= {t.device for t in held.values()}
+        devices.update(t.device for t in held.values())
         self._generators += _generators(devices)
         self._values = [(t, alias := _alias(t), alias.clone()) for t in held.values()]
 
     def restore(self) -> None:
-        for attributes, was, containers in self._modules:
-            for container, contents in containers:
-                if not _same(container, contents or ()):
-                    _refill(container, contents or ())
-            if not _same(attributes, was):
-                _refill(attributes, was)
+        for container in self._empty:
+            if container:
+                container.clear()
+        for container, was, ids in (*self._filled, *self._modules):
+            if _ids(container) != ids:
+                _refill(container, was)
         with torch.no_grad():
             for tensor, alias, copy in self._values:
                 if not tensor.is_inference() and not _same_memory(tensor.data, alias):
@@ -178,8 +209,11 @@ class _Snapshot:
 
 def has_lazy(model: nn.Module) -> bool:
     """Return whether any parameter or buffer of ``model`` waits for its first input to get a shape."""
-    return any(isinstance(p, UninitializedParameter) for p in model.parameters()) or any(
-        isinstance(b, UninitializedBuffer) for b in model.buffers()
+    lazy = UninitializedParameter | UninitializedBuffer
+    return any(
+        isinstance(t, lazy)
+        for module in model.modules()
+        for t in (*module._parameters.values(), *module._buffers.values())
     )
 
 
@@ -227,16 +261,11 @@ def _has_values(value: Any) -> bool:
     )
 
 
-def _same(container: Any, copy: Any) -> bool:
-    if len(container) != len(copy):
-        return False
+def _ids(container: Any) -> list[int]:
+    """What a container holds, in order, as identities (a set's order is kept while it is not written to)."""
     if isinstance(container, dict):
-        return not copy or all(
-            k is k0 and v is v0 for (k, v), (k0, v0) in zip(container.items(), copy.items(), strict=True)
-        )
-    if isinstance(container, set):
-        return {id(v) for v in container} == {id(v) for v in copy}
-    return all(v is v0 for v, v0 in zip(container, copy, strict=True))
+        return [*map(id, container), *map(id, container.values())]
+    return [*map(id, container)]
 
 
 def _refill(container: Any, copy: Any) -> None:

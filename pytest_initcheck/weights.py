@@ -34,6 +34,8 @@ _OPERANDS: Mapping[str, tuple[str, ...]] = {
     "addmv": ("bias", "left", "right"),
     "baddbmm": ("bias", "left", "right"),
 }
+#: Columns that are enough to tell most rows apart.
+_SCREEN = 64
 _NORMS = frozenset(("layer_norm", "rms_norm", "group_norm", "batch_norm", "instance_norm"))
 
 
@@ -249,15 +251,9 @@ def twin_rows(parameter: Tensor, use: Use) -> float:
         if per_group < 2:
             return 0.0
         rows = rows.float() if rows.dtype in (torch.float16, torch.bfloat16) else rows
-        generator = torch.Generator().manual_seed(0)
-        direction = torch.rand(rows.shape[1], generator=generator, dtype=torch.float32, device="cpu")
-        keys = (rows @ direction.to(rows)).view(use.groups, per_group)
-        order = keys.argsort(dim=1)
-        index = (order + per_group * torch.arange(use.groups, device=order.device).view(-1, 1)).view(use.groups, -1)
-        sorted_keys = keys.gather(1, order)
-        # Rounding may differ between equal rows by where they lie in the matrix, hence not ==.
-        near = (sorted_keys[:, 1:] - sorted_keys[:, :-1]).abs() <= 1e-5 * sorted_keys.abs().amax()
-        first, second = index[:, :-1][near], index[:, 1:][near]
+        if rows.shape[1] > 4 * _SCREEN and not len(_alike(rows[:, :_SCREEN], use.groups)[0]):
+            return 0.0
+        first, second = _alike(rows, use.groups)
         if not len(first):
             return 0.0
         equal = (rows[first] == rows[second]).all(1) & (rows[first] != 0).any(1)
@@ -265,3 +261,15 @@ def twin_rows(parameter: Tensor, use: Use) -> float:
         twins[first[equal]] = True
         twins[second[equal]] = True
         return float(twins.double().mean())
+
+
+def _alike(rows: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+    """Indices of pairs of rows of one group that one random projection does not tell apart."""
+    per_group = rows.shape[0] // groups
+    generator = torch.Generator().manual_seed(0)
+    direction = torch.rand(rows.shape[1], generator=generator, dtype=torch.float32, device="cpu")
+    keys, order = (rows @ direction.to(rows)).view(groups, per_group).sort(dim=1)
+    index = order + per_group * torch.arange(groups, device=order.device).view(-1, 1)
+    # Rounding may differ between equal rows by where they lie in the matrix, hence not ==.
+    near = (keys[:, 1:] - keys[:, :-1]) <= 1e-5 * keys.abs().amax()
+    return index[:, :-1][near], index[:, 1:][near]

@@ -198,6 +198,7 @@ def test_nothing_is_left_behind(deeds: list[Any], error: type[BaseException] | N
     try:
         with untouched(model, tensors=[x]) as guard:
             assert all(p.grad is None for p in model.parameters())
+            guard.backup_parameters()
             guard.mark()
             for deed in deeds:
                 # One deed may spoil the model for the next one: all the better.
@@ -266,7 +267,18 @@ def test_a_shared_parameter_is_put_back_once() -> None:
     model = nn.ModuleList([nn.Linear(3, 3), nn.Linear(3, 3)])
     model[1].weight = model[0].weight
     was = model[0].weight.detach().clone()
-    with untouched(model), torch.no_grad():
+    with untouched(model) as guard, torch.no_grad():
+        guard.backup_parameters()
         model[1].weight.zero_()
     assert torch.equal(model[0].weight, was)
     assert model[0].weight is model[1].weight
+
+
+def test_weights_that_a_forward_pass_writes_to_go_back_without_being_asked() -> None:
+    model = nn.Sequential(nn.Embedding(5, 4, max_norm=0.1), nn.Linear(4, 4).requires_grad_(False), nn.Linear(4, 4))
+    was = [p.detach().clone() for p in model.parameters()]
+    with untouched(model), torch.no_grad():
+        model(torch.arange(5))
+        model[1].weight.mul_(0.9)
+        model[2].weight.data = model[2].weight.data * 0.9
+    assert all(torch.equal(p, w) for p, w in zip(model.parameters(), was, strict=True))
