@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 
 from ..records import Report
-from .profile import Axis, Point, axis, depth, sample
+from .profile import Axis, axis, depth, sample
 from .words import cells, cut, number, pad, shown
 
 #: Rows that a person takes in at a glance.
@@ -29,8 +29,12 @@ def profile(report: Report, *, width: int, ascii: bool, ink: Callable[[str, str]
     if not points:
         return ""
     rows = sample(points, ROWS)
-    labels = [_label(p, ascii=ascii) for p in rows]
-    room = max(12, min(max(cells(x) for x in labels), width - 2 - 2 * (_VALUE + 2) - 2 * 18, 60))
+    names = [shown(p.layer.name, ascii=ascii) for p in rows]
+    kinds = ["" if p.layer.functional else f" {shown(p.layer.kind, ascii=ascii)}" for p in rows]
+    most = min(60, width - 2 - 2 * (_VALUE + 2) - 2 * 12)
+    if max(cells(n + k) for n, k in zip(names, kinds, strict=True)) > most:
+        kinds = ["" for _ in rows]
+    room = max(12, min(most, max(cells(n + k) for n, k in zip(names, kinds, strict=True))))
     bar = max(6, min(40, (width - 2 - room - 2 * (_VALUE + 2) - 1) // 2))
     forward = axis(p.activation for p in points)
     backward = axis(p.gradient for p in points)
@@ -41,19 +45,13 @@ def profile(report: Report, *, width: int, ascii: bool, ink: Callable[[str, str]
         " " * room
         + f"{'activation':>{_VALUE + 2}} {_ends(forward, bar)}  {'gradient':>{_VALUE}} {_ends(backward, bar)}",
     ]
-    for point, label in zip(rows, labels, strict=True):
+    for point, name, kind in zip(rows, names, kinds, strict=True):
         row = "> " if point.mark else "  "
-        row += pad(cut(label, room), room)
+        row += pad(cut(name, room - cells(kind)) + kind, room)
         row += _cell(point.activation, forward, bar, ascii=ascii) + "  "
         row += _cell(point.gradient, backward, bar, ascii=ascii)
         lines.append(ink(row, point.mark) if point.mark else row)
     return "\n".join(lines)
-
-
-def _label(point: Point, *, ascii: bool) -> str:
-    layer = point.layer
-    name = layer.name if layer.functional else f"{layer.name} {layer.kind}"
-    return shown(name, ascii=ascii)
 
 
 def _ends(scale: Axis, bar: int) -> str:

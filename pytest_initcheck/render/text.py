@@ -111,7 +111,7 @@ def _facts(report: Report) -> list[str]:
     size = sum(p.value.count for p in report.parameters.values() if p.value is not None)
     r = report.response
     return [
-        *([f"{plural(len(leaves), 'layer')}"] if leaves else []),
+        plural(len(leaves), "layer"),
         *([f"{amount(size)} parameters"] if size else []),
         *([f"activations {span(forward)}"] if forward else []),
         *([f"gradients {span(backward)}"] if backward else []),

@@ -12,7 +12,7 @@ _SUFFIXES = (("G", 1e9), ("M", 1e6), ("k", 1e3))
 
 
 def number(value: float | None) -> str:
-    """Return ``value`` in two or three digits: ``3.1e-07``, ``0.62``, ``16.0``, ``240``, ``inf``; ``-`` for ``None``."""
+    """Return ``value`` in 2 or 3 digits: ``3.1e-07``, ``0.62``, ``16.0``, ``240``, ``inf``; ``-`` for ``None``."""
     if value is None:
         return "-"
     if not math.isfinite(value):
@@ -85,7 +85,14 @@ def pad(text: str, width: int, *, right: bool = False) -> str:
 
 
 def cut(text: str, width: int) -> str:
-    """Return ``text`` in at most ``width`` cells, the middle left out: the ends of a dotted path tell most."""
+    """Return ``text`` in at most ``width`` cells: a dotted path's segments shortened, then the middle left out."""
+    parts = text.split(".")
+    for i, part in enumerate(parts[:-1]):
+        if cells(".".join(parts)) <= width:
+            break
+        if cells(part) > 4:
+            parts[i] = part[:3] + "~"
+    text = ".".join(parts)
     if cells(text) <= width:
         return text
     keep = max(2, width - 2)

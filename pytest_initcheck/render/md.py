@@ -1,0 +1,118 @@
+"""Reports as GitHub-flavoured Markdown, for step summaries and pull requests."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from ..records import Finding, Report
+from . import bars
+from .text import summary_line
+from .words import amount, counts, number, plural, setup, shown, span
+
+#: Findings written out per model.
+AT_MOST = 10
+#: GitHub refuses step summaries above 1 MiB; details are left out beyond this many models.
+DETAILED = 100
+
+
+def markdown(reports: Sequence[Report]) -> str:
+    """Return one table of all models and, for each that has errors or warnings, its findings to unfold.
+
+    Args:
+        reports: the models, in the order in which they are shown; unhealthy ones are shown first.
+    """
+    ordered = sorted(reports, key=lambda r: r.ok)
+    unhealthy = sum(not r.ok for r in ordered)
+    verdict = f"{unhealthy} of {plural(len(ordered), 'model')} unhealthy" if unhealthy else "all healthy"
+    if not ordered:
+        return "## Initialization check: no model was checked\n"
+    lines = [
+        f"## Initialization check: {verdict}" + ("" if unhealthy else f" ({plural(len(ordered), 'model')})"),
+        "",
+        "| | model | layers | parameters | activations | gradients | a step moves | findings |",
+        "|---|---|--:|--:|--:|--:|--:|---|",
+        *(_row(report) for report in ordered),
+    ]
+    detailed = [r for r in ordered if any(f.severity != "note" for f in r.findings)]
+    for report in detailed[:DETAILED]:
+        lines += ["", _details(report)]
+    if len(detailed) > DETAILED:
+        lines += ["", f"... and details of {len(detailed) - DETAILED} more models"]
+    return "\n".join(lines) + "\n"
+
+
+def _row(report: Report) -> str:
+    leaves = [x for x in report.layers.values() if x.leaf and x.activation.count]
+    size = sum(p.value.count for p in report.parameters.values() if p.value is not None)
+    moved = report.response.movement
+    serious = [f for f in report.findings if f.severity != "note"]
+    found = ", ".join(counts(report.findings))
+    if serious:
+        first = serious[0]
+        found += f": {_cell(first.rule)}" + (f" at {_cell(first.layers[0])}" if first.layers else "")
+    cells = [
+        ":white_check_mark:" if report.ok else ":x:",
+        _cell(report.model),
+        str(len(leaves)),
+        amount(size),
+        span(x.activation.rms for x in leaves),
+        span(x.gradient.rms for x in leaves if x.gradient is not None and x.gradient.count),
+        number(moved[0]) if moved else "-",
+        found or "none",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def _details(report: Report) -> str:
+    lines = ["<details>", f"<summary>{_html(summary_line(report))}</summary>", ""]
+    shown_findings = [f for f in report.findings if f.severity != "note"]
+    for finding in shown_findings[:AT_MOST]:
+        lines += [*_finding(finding), ""]
+    if len(shown_findings) > AT_MOST:
+        lines += [f"... and {len(shown_findings) - AT_MOST} more", ""]
+    profile = bars.profile(report, width=100, ascii=False, ink=lambda text, style: text)
+    lines += [_fenced("\n".join(line.rstrip() for line in profile.splitlines()), "text"), ""] if profile else []
+    lines += [f"- could not be seen: {_text(sentence)}" for sentence in report.trace.unseen]
+    lines += [""] if report.trace.unseen else []
+    if report.reproduce:
+        lines += ["Reproduce:", "", _fenced(report.reproduce, "text"), ""]
+    lines += [_text(", ".join(setup(report))), "", "</details>"]
+    return "\n".join(lines)
+
+
+def _finding(f: Finding) -> list[str]:
+    where = f" at {_code(f.layers[0])}" if f.layers else ""
+    also = f" (and {len(f.layers) - 1} more)" if len(f.layers) > 1 else ""
+    lines = [f"**{f.severity}** {_code(f.rule)}{where}{also}: {_text(f.summary)}"]
+    lines += ["", f"Cause: {_text(f.cause)}"] if f.cause else []
+    lines += ["", "Fix:", "", _fenced(f.fix, "python")] if f.fix else []
+    lines += ["", f"Silence: {_code(f.silence)}"] if f.silence else []
+    return lines
+
+
+def _text(text: str) -> str:
+    """``text`` with everything escaped that Markdown or HTML would read."""
+    return re.sub(r"([\\`*_\[\]|~#$@])", r"\\\1", _html(" ".join(text.split())))
+
+
+def _html(text: str) -> str:
+    return shown(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _code(text: str) -> str:
+    body = shown(text)
+    fence = "`" * (max(map(len, re.findall("`+", body)), default=0) + 1)
+    space = " " if body.startswith("`") or body.endswith("`") or not body else ""
+    return f"{fence}{space}{body}{space}{fence}"
+
+
+def _cell(text: str) -> str:
+    """``text`` as a code span inside a table, where a pipe would end the cell."""
+    return _code(text).replace("|", "\\|")
+
+
+def _fenced(text: str, language: str) -> str:
+    body = "\n".join(shown(line) for line in text.splitlines())
+    fence = "`" * max(3, max(map(len, re.findall("`+", body)), default=0) + 1)
+    return f"{fence}{language}\n{body}\n{fence}"

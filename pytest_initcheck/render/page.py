@@ -1,0 +1,128 @@
+"""Reports as one HTML file that needs nothing else: no network, no other file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+from ..records import Finding, Report
+from .profile import depth
+from .svg import charts, strips
+from .tables import LAYER_COLUMNS, PARAMETER_COLUMNS, Column
+from .text import summary_line
+from .words import counts, number, plural, setup, shown
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+
+def html(reports: Sequence[Report]) -> str:
+    """Return one self-contained page: for each model the verdict, the profile over depth, the findings, the tables.
+
+    Args:
+        reports: the models, in the order in which they are shown.
+    """
+    models = [_view(report, f"model-{i}") for i, report in enumerate(reports, 1)]
+    unhealthy = sum(not r.ok for r in reports)
+    verdict = (
+        f"{unhealthy} of {plural(len(models), 'model')} unhealthy"
+        if unhealthy
+        else f"{plural(len(models), 'model')}, all healthy"
+    )
+    verdict = verdict if models else "no model was checked"
+    template = _environment().get_template("report.html.jinja")
+    return template.render(models=models, verdict=verdict, css=_file("report.css"), js=_file("report.js"))
+
+
+def fragment(report: Report) -> str:
+    """Return one model as HTML to put into another page, such as a notebook's: without scripts and tables."""
+    template = _environment().get_template("fragment.html.jinja")
+    return template.render(model=_view(report, "model", tables=False), css=_file("report.css"))
+
+
+def _view(report: Report, anchor: str, *, tables: bool = True) -> dict[str, Any]:
+    """What the template shows, as text."""
+    points = depth(report)
+    line = summary_line(report)
+    head, _, rest = line.removeprefix(f"{shown(report.model)}: ").partition(":")
+    places = {p.layer.name: i for i, p in enumerate(points)}
+    return {
+        "anchor": anchor,
+        "name": shown(report.model),
+        "ok": report.ok,
+        "verdict": head,
+        "facts": rest.strip(),
+        "charts": charts(report, points),
+        "strips": strips(report),
+        "findings": [_finding(f) for f in report.findings if f.severity != "note"],
+        "notes": [_finding(f) for f in report.findings if f.severity == "note"],
+        "counts": ", ".join(counts(report.findings)) or "no findings",
+        "ignored": [shown(str(f)) for f in report.ignored],
+        "response": _response(report),
+        "unseen": [shown(s) for s in report.trace.unseen],
+        "setup": [shown(s) for s in setup(report)],
+        "reproduce": shown(report.reproduce),
+        "tables": [
+            _table("layers", LAYER_COLUMNS, list(report.layers.values()), places),
+            _table("parameters", PARAMETER_COLUMNS, list(report.parameters.values()), {}),
+        ]
+        if tables
+        else [],
+    }
+
+
+def _finding(f: Finding) -> dict[str, Any]:
+    return {
+        "severity": f.severity,
+        "rule": shown(f.rule),
+        "layers": [shown(name) for name in f.layers],
+        "summary": shown(f.summary),
+        "cause": shown(f.cause),
+        "fix": "\n".join(shown(line) for line in f.fix.splitlines()),
+        "silence": shown(f.silence),
+        "evidence": [(shown(k), number(v) if isinstance(v, float) else shown(str(v))) for k, v in f.evidence.items()],
+    }
+
+
+def _response(report: Report) -> list[tuple[str, str, str]]:
+    """(name, value, what it means) of every question that was asked."""
+    r = report.response
+    moved = ", ".join(number(m) for m in r.movement)
+    rows = [
+        ("movement", moved, "change of the output after 1, 2, ... optimizer-sized steps, RMS around the samples' mean"),
+        ("predicted", number(r.predicted), "the first step's movement as the gradient predicts it"),
+        ("alignment", number(r.alignment), "correlation of the movement with the direction asked for"),
+        ("residual", number(r.residual), "share of the error left after a few Adam steps"),
+        ("sensitivity", number(r.sensitivity), "relative change of the output over relative change of the input"),
+        ("loss", number(report.trace.loss), "value of the loss at the start"),
+    ]
+    return [row for row in rows if row[1] not in ("", "-")]
+
+
+def _table(title: str, columns: Sequence[Column], records: Sequence[Any], places: dict[str, int]) -> dict[str, Any]:
+    texts = {c.title: [shown(c.text(r)) for r in records] for c in columns}
+    kept = [c for c in columns if c.needed or set(texts[c.title]) - {"-"}]
+    rows = []
+    for i, record in enumerate(records):
+        cells = [(texts[c.title][i], _key(c, record)) for c in kept]
+        rows.append({"place": places.get(record.name), "cells": cells})
+    return {"title": title, "columns": kept, "rows": rows}
+
+
+def _key(column: Column, record: Any) -> str | None:
+    """What the cell is sorted by, where its text is not enough."""
+    value = None if column.key is None else column.key(record)
+    return None if value is None else f"{value:.5g}"
+
+
+def _file(name: str) -> str:
+    return files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+@cache
+def _environment() -> Environment:
+    from jinja2 import Environment, FunctionLoader
+
+    return Environment(autoescape=True, loader=FunctionLoader(_file), trim_blocks=True, lstrip_blocks=True)
