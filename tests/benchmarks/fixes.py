@@ -1,0 +1,111 @@
+"""Whether the fixes that reports offer help: apply each to a fresh copy, train it, and compare with the clean model.
+
+    python tests/benchmarks/fixes.py FOLDER [--hurt] [--arch a,b] [--out fixes.json]
+
+FOLDER holds labelled pairs of architecture and init fault with the code that builds and trains them (``labels.json``,
+``archs.py``, ``faults.py``, ``train.py``). Every harmed pair (with ``--hurt``, every hurt one, too) is checked as it stands;
+the text of the first error's fix is executed with the names ``model`` and ``torch``, and nothing else, on a fresh copy; the
+copy is trained with Adam at the folder's learning rates. A fix holds if the best of them reaches 85 % of the progress that
+the clean model makes. Prints the two shares and every pair that has no fix or whose fix does not hold.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pytest_initcheck import check_init
+
+#: Share of the clean model's progress from which on a fault counts as cured (the folder's own line for "harmless").
+ENOUGH = 0.85
+
+
+def offered(arch: str, fault: str, modules: Any) -> tuple[str, str, list[str]]:
+    """Text of the fix of the first error that has one, the rule that offers it, and all rules that fail."""
+    model, _ = modules.faults.build_pair(arch, fault)
+    batch = modules.archs.batch_of(arch, 777)
+    args, kwargs = batch["args"], batch["kwargs"]
+    report = check_init(model, (*args, kwargs) if kwargs else args)
+    errors = [f for f in report.findings if f.severity == "error"]
+    first = next((f for f in errors if f.fix), None)
+    return (first.fix, first.rule, [f.rule for f in errors]) if first else ("", "", [f.rule for f in errors])
+
+
+def progress(arch: str, fault: str, fix: str, clean: dict[str, Any], modules: Any) -> dict[str, float]:
+    """Share of the clean model's progress that the repaired copy makes, by learning rate; stops at the first that is enough."""
+    ref, floor = clean["ref"], clean["end"]["adam"]
+    best = clean["best_lr"]["adam"]
+    found: dict[str, float] = {}
+    for rate in sorted(modules.train.LRS["adam"], key=lambda r: r != best):
+        model, _ = modules.faults.build_pair(arch, fault)
+        torch.manual_seed(0)
+        exec(fix, {"model": model, "torch": torch})
+        losses, _ = modules.train.train(arch, model, "adam", rate, floor)
+        found[str(rate)] = (ref - modules.train.end(losses)) / (ref - floor)
+        if found[str(rate)] >= ENOUGH:
+            break
+    return found
+
+
+def main() -> None:
+    """Check, repair, train, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--hurt", action="store_true", help="also the pairs that only suffer")
+    parser.add_argument("--arch", help="only these architectures, separated by commas")
+    parser.add_argument("--fault", help="only these faults, separated by commas")
+    parser.add_argument("--out", type=Path, help="JSON of every pair")
+    options = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    sys.path.insert(0, str(options.folder))
+    modules = argparse.Namespace(**{name: importlib.import_module(name) for name in ("archs", "faults", "train")})
+    labels = json.loads((options.folder / "labels.json").read_text())
+    kinds = ("harmed", "hurt") if options.hurt else ("harmed",)
+    pairs = [p for p in labels["pairs"] if p["label"] in kinds]
+    pairs = [p for p in pairs if not options.arch or p["arch"] in options.arch.split(",")]
+    pairs = [p for p in pairs if not options.fault or p["fault"] in options.fault.split(",")]
+    rows: list[dict[str, Any]] = []
+    for pair in pairs:
+        arch, fault, start = pair["arch"], pair["fault"], time.perf_counter()
+        fix, rule, failing = offered(arch, fault, modules)
+        row = {"arch": arch, "fault": fault, "label": pair["label"], "without": pair["progress"]["adam"], "failing": failing}
+        row |= {"fix": fix, "rule": rule, "check_seconds": time.perf_counter() - start}
+        if fix:
+            row["progress"] = progress(arch, fault, fix, labels["clean"][arch], modules)
+        rows.append(row)
+        if options.out:
+            options.out.write_text(json.dumps(rows, indent=1))
+    for kind in kinds:
+        report([r for r in rows if r["label"] == kind], kind)
+
+
+def report(rows: list[dict[str, Any]], kind: str) -> None:
+    """Print the shares of one label, and what failed."""
+    fixed = [r for r in rows if r["fix"]]
+    held = [r for r in fixed if max(r["progress"].values()) >= ENOUGH]
+    share = f"{len(fixed)}/{len(rows)} = {len(fixed) / max(len(rows), 1):.3f}"
+    print(f"{kind}: fix offered for {share} (at least 0.80 wanted of the harmed)")
+    share = f"{len(held)}/{len(fixed)} = {len(held) / max(len(fixed), 1):.3f}"
+    print(f"{kind}: of these, reach {ENOUGH:.0%} of the clean progress {share} (at least 0.95 wanted)")
+    for r in rows:
+        if not r["fix"]:
+            print(f"  no fix: {r['arch']} {r['fault']}: {', '.join(r['failing']) or 'no error found'}")
+    for r in fixed:
+        if r not in held:
+            reached = ", ".join(f"{p:.2f} at {rate}" for rate, p in r["progress"].items())
+            print(f"  does not hold: {r['arch']} {r['fault']} ({r['rule']}): {reached}")
+            print("    " + r["fix"].replace("\n", "\n    "))
+
+
+if __name__ == "__main__":
+    main()
