@@ -27,8 +27,8 @@ class Stats:
         rms: root mean square, around zero. Not the same number as ``std``: for a ReLU they differ by 1.2.
         min: smallest element.
         max: largest element.
-        zeros: share of elements that are exactly zero, 0 to 1; estimated from 16,384 elements of a tensor of more than
-            65,536 that is not all zeros.
+        zeros: share of elements that are exactly zero, 0 to 1; estimated from 16,384 elements of a larger tensor that is
+            not all zeros.
         finite: whether every element is finite.
         variation: RMS of (y - mean of y over the samples) over RMS of y: 0 when all samples give the same
             values, about 1 when nothing is common to them; ``None`` where there is no sample dimension.

@@ -252,11 +252,13 @@ def _zeros(flat: Tensor, low: float, high: float) -> float:
     n = flat.numel()
     if low > 0 or high < 0:
         return 0.0
-    if n > 4 * _SAMPLE:
-        # Counting costs more than all other numbers together (a branch for each element, hard to predict in the output
-        # of a relu), and no rule needs this one exactly: runs spread over the tensor will do.
+    if n > _SAMPLE:
+        # No rule needs this number exactly, and it would cost more than all others: runs spread over the tensor will do.
         flat = flat[: n - n % _RUNS].view(_RUNS, -1)[:, : _SAMPLE // _RUNS]
-    return 1.0 - int(torch.count_nonzero(flat)) / flat.numel()
+    if low != low:
+        return 1.0 - torch.count_nonzero(flat).item() / flat.numel()
+    # Without a branch for each element, which count_nonzero has and no predictor gets right behind a relu.
+    return 1.0 - flat.sign().abs_().sum().item() / flat.numel()
 
 
 def _zero_units(values: Tensor, averaged: bool) -> Tensor:
