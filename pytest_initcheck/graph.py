@@ -110,23 +110,6 @@ _TRANSPARENT = _VIEWS | frozenset(
         "ReflectionPad2D",
     ]
 )
-#: Nodes that end the search: a weight is applied next.
-_WEIGHTED = frozenset(
-    [
-        "Addmm",
-        "Mm",
-        "Bmm",
-        "Baddbmm",
-        "Mv",
-        "Linear",
-        "Convolution",
-        "MkldnnConvolution",
-        "Addmv",
-        "Einsum",
-        "Embedding",
-    ]
-)
-_TRANSPOSING = frozenset(("T", "Transpose", "Permute"))
 _ROOTS = frozenset(["Rsqrt", "Sqrt", "Reciprocal", "LinalgVectorNorm", "Std", "Var"])
 
 
@@ -343,7 +326,7 @@ def _exchanges(name: str, node: Any) -> bool:
     if name == "T":
         return True
     if name == "Transpose":
-        return {_signed(node._saved_dim0), _signed(node._saved_dim1)} in ({0, 1}, {-1, -2})
+        return {_signed(node._saved_dim0), _signed(node._saved_dim1)} in ({0, 1}, {1, 2}, {-1, -2})
     if name == "Permute":
         dims = [_signed(d) for d in node._saved_dims]
         return dims in ([1, 0], [-1, -2])

@@ -187,7 +187,7 @@ def _from_graph(parameter: Tensor, use: NodeUse) -> Use | None:
         return Use("embedding")
     if name in ("Convolution", "MkldnnConvolution", "Linear"):
         return Use("weight") if use.position == 1 else Use("bias")
-    factor = {"Addmm": 1, "Baddbmm": 1, "Addmv": 1, "Mm": 0, "Bmm": 0, "Mv": 0}.get(name)
+    factor = {"Addmm": 1, "Baddbmm": 1, "Addmv": 1, "Mm": 0, "Bmm": 0, "Mv": 0, "GroupedMm": 0}.get(name)
     if factor is None:
         return None
     if use.position < factor:
@@ -219,11 +219,11 @@ def fans(parameter: Tensor, use: Use) -> tuple[int | None, int | None]:
     """
     if use.role == "embedding" and parameter.dim() == 2:
         return 1, parameter.shape[1]
-    if parameter.dim() < 2 or use.role not in ("weight", "other"):
+    if parameter.dim() < 2 or use.role != "weight":
         return None, None
     out, inner = parameter.shape[use.out_dim], parameter.shape[use.in_dim]
     rest = math.prod(s for d, s in enumerate(parameter.shape) if d not in (use.out_dim, use.in_dim))
-    if use.role == "weight" and use.out_dim + use.in_dim > 1:
+    if use.out_dim + use.in_dim > 1:
         rest = 1  # a batch of matrices
     if use.stride > 1:
         return max(inner * rest // use.stride, 1), out * rest

@@ -129,6 +129,7 @@ def test_fans_are_those_of_torch_where_torch_is_right() -> None:
     assert fans(torch.empty(100, 8), Use("embedding")) == (1, 8)
     assert fans(torch.empty(28, 5), Use("weight", groups=4)) == (5, 7)
     assert fans(torch.empty(7), Use("bias")) == (None, None)
+    assert fans(torch.empty(1, 9, 8), Use("other")) == (None, None)
 
 
 def test_twins_are_found_bit_for_bit() -> None:
