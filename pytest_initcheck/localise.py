@@ -69,7 +69,9 @@ def suspects(trace: Trace) -> tuple[Suspect, ...]:
     parameters = [p for p in trace.parameters.values() if p.value is not None and p.value.finite]
     deviations = {p.name: d for p in parameters if (d := weight_deviation(p)) is not None and math.isfinite(d)}
     typical = median(deviations.values()) if deviations else 0.0
-    shared = abs(typical) > STANDS_OUT and sum(abs(d - typical) < STANDS_OUT for d in deviations.values()) * 2 > len(deviations)
+    trend = growth(trace)
+    compounds = trend is not None and trend.steadiness > 0.8 and abs(trend.decades) * trend.steps > 3 and abs(typical) > 0.05
+    shared = (abs(typical) > STANDS_OUT or compounds) and sum(abs(d - typical) < STANDS_OUT for d in deviations.values()) * 2 > len(deviations)
     found: list[Suspect] = []
     for p in parameters:
         suspect = _bias(p) or _norm(p) or _embedding(p) or _zero(p)
@@ -98,6 +100,55 @@ def _unread(trace: Trace) -> set[str]:
     read = {name for sources in trace.edges.values() for name in sources}
     leaves = [x for x in trace.layers.values() if x.leaf and not x.functional]
     return {n for x in leaves if x.name in trace.edges and x.name not in read for n in x.parameters}
+
+
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """The constant rate at which log10 RMS changes over depth.
+
+    Attributes:
+        decades: change for each weight layer, in the direction in which the signal travels.
+        steps: number of weight layers travelled.
+        steadiness: share of the steps that follow it (within 0.15 decades, or half of it).
+        first: layer where the signal starts.
+        last: layer where it ends.
+    """
+
+    decades: float
+    steps: int
+    steadiness: float
+    first: str
+    last: str
+
+    @property
+    def factor(self) -> float:
+        """What each layer multiplies the signal by."""
+        return float(10.0**self.decades)
+
+
+def growth(trace: Trace, kind: str = "activation") -> Growth | None:
+    """Return how the RMS of ``kind`` (``"activation"`` or ``"gradient"``) changes over the longest run without a norm layer.
+
+    Layers that have weights count as steps. ``None`` where there are fewer than five of them in a row.
+    """
+    runs: list[list[tuple[str, float]]] = [[]]
+    for layer in trace.layers.values():
+        roles = {trace.parameters[n].role for n in layer.parameters if n in trace.parameters}
+        stats = layer.activation if kind == "activation" else layer.gradient
+        if "norm-scale" in roles or "norm-shift" in roles:
+            runs.append([])
+        elif layer.leaf and "weight" in roles and stats is not None and stats.finite and stats.rms > 0:
+            runs[-1].append((layer.name, math.log10(stats.rms)))
+    run = max(runs, key=len)
+    if kind == "gradient":
+        run = run[::-1]
+    if len(run) < 5:
+        return None
+    slopes = [b - a for (_, a), (_, b) in zip(run, run[1:], strict=False)]
+    slope = median(slopes)
+    # The median, not a least-squares line: a last layer whose bias is all that is left does not bend it.
+    steady = sum(abs(d - slope) < max(0.15, abs(slope) / 2) for d in slopes) / len(slopes)
+    return Growth(slope, len(slopes), steady, run[0][0], run[-1][0])
 
 
 def _least(theory: float, peers: float) -> float:

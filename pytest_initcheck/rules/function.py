@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..localise import typical_deviation
+from ..localise import growth, typical_deviation
 from ..records import Finding
 from .registry import Case, finding, number, rule
 
@@ -154,10 +154,17 @@ def _where(case: Case, *, dead: bool = False) -> list[str]:
 
 def _cause(case: Case, otherwise: str) -> str:
     if not case.culprits:
-        return otherwise
+        fitted = growth(case.trace)
+        if fitted is None or abs(fitted.decades) * fitted.steps < 2:
+            return otherwise
+        return f"the signal changes x{number(fitted.factor)} a layer over {fitted.steps + 1} layers"
     s = case.culprits[0]
     if s.common:
-        return f"{s.cause}; most layers of this model are off by as much, so it is the scheme: x{number(10**s.decades)} a layer"
+        fitted = growth(case.trace)
+        over = ""
+        if fitted is not None:
+            over = f"; fitted over {fitted.steps + 1} layers: x{number(fitted.factor)} a layer"
+        return f"{s.cause}; most layers are off by as much, so it is the scheme{over}"
     return str(s.cause)
 
 
