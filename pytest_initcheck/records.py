@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 Severity = Literal["error", "warning", "note"]
 
@@ -299,6 +302,17 @@ class Report:
         from .render import terminal
 
         return terminal(self)
+
+    def _repr_html_(self) -> str:
+        from .render import fragment
+
+        return fragment(self)
+
+    def plot(self, *, ax: Axes | None = None) -> Axes:
+        """Draw the RMS of activations and gradients over depth and return the matplotlib axes (extra ``[plot]``)."""
+        from .render import plot
+
+        return plot(self, ax=ax)
 
 
 def plain(value: Any) -> Any:

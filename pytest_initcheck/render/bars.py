@@ -50,7 +50,7 @@ def profile(report: Report, *, width: int, ascii: bool, ink: Callable[[str, str]
         row += pad(cut(name, room - cells(kind)) + kind, room)
         row += _cell(point.activation, forward, bar, ascii=ascii) + "  "
         row += _cell(point.gradient, backward, bar, ascii=ascii)
-        lines.append(ink(row, point.mark) if point.mark else row)
+        lines.append(ink(row.rstrip(), point.mark) if point.mark else row)
     return "\n".join(lines)
 
 

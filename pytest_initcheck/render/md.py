@@ -12,8 +12,8 @@ from .words import amount, counts, number, plural, setup, shown, span
 
 #: Findings written out per model.
 AT_MOST = 10
-#: GitHub refuses step summaries above 1 MiB; details are left out beyond this many models.
-DETAILED = 100
+#: GitHub refuses a step summary above 1 MiB, which other steps may need as well: details beyond this are left out.
+BYTES = 600_000
 
 
 def markdown(reports: Sequence[Report]) -> str:
@@ -35,10 +35,14 @@ def markdown(reports: Sequence[Report]) -> str:
         *(_row(report) for report in ordered),
     ]
     detailed = [r for r in ordered if any(f.severity != "note" for f in r.findings)]
-    for report in detailed[:DETAILED]:
-        lines += ["", _details(report)]
-    if len(detailed) > DETAILED:
-        lines += ["", f"... and details of {len(detailed) - DETAILED} more models"]
+    size = len("\n".join(lines).encode())
+    for i, report in enumerate(detailed):
+        text = _details(report)
+        size += len(text.encode())
+        if size > BYTES:
+            lines += ["", f"... and {plural(len(detailed) - i, 'model')} more, whose details would make this too long"]
+            break
+        lines += ["", text]
     return "\n".join(lines) + "\n"
 
 

@@ -52,6 +52,8 @@ def _view(report: Report, anchor: str, *, tables: bool = True) -> dict[str, Any]
         "anchor": anchor,
         "name": shown(report.model),
         "ok": report.ok,
+        # A model that passes because of fail_on only is not called healthy.
+        "badge": "unhealthy" if not report.ok else "passes" if head.startswith("passes") else "healthy",
         "verdict": head,
         "facts": rest.strip(),
         "charts": charts(report, points),

@@ -96,7 +96,7 @@
         for (const cursor of cursors) { cursor.hidden = false; cursor.style.left = `${(i + 0.5) / count * 100}%`; }
         if (found) {
           const heads = [...found.closest("table").tHead.rows[0].cells];
-          readout.textContent = heads.map((h, k) => `${k ? h.textContent + " " : ""}${found.cells[k].textContent}`).join(", ");
+          readout.textContent = heads.map((h, k) => `${k ? h.textContent + " " : ""}${found.cells[k].textContent.trim()}`).join(", ");
         }
       });
       area.addEventListener("pointerleave", () => { for (const cursor of cursors) cursor.hidden = true; });

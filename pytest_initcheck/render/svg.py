@@ -88,7 +88,11 @@ def charts(report: Report, points: Sequence[Point]) -> list[Chart]:
 
 
 def _chart(report: Report, points: Sequence[Point], kind: str) -> Chart:
-    bounds = [bound_for(report.settings.get(f"{kind}_std") or (), p.layer.name) for p in points]
+    # A report that was read from JSON has "inf" where a setting had an infinity.
+    asked = tuple(
+        (g, *(None if b is None else float(b) for b in ends)) for g, *ends in report.settings.get(f"{kind}_std", ())
+    )
+    bounds = [bound_for(asked, p.layer.name) for p in points]
     bounded = any(low is not None or high is not None for low, high in bounds)
     # Bounds are on the std: then that is what must be drawn beside them.
     field = "std" if bounded else "rms"

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ..records import LayerRecord, ParameterRecord, Report, Stats
-from .words import cut, number, percent, shown
+from .words import cells, cut, number, percent, shown
+
+#: A private-use character that no name has any business to contain.
+_FILLER = "\ue000"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,15 +103,18 @@ def parameters(report: Report, *, width: int) -> str:
 def _table(title: str, columns: Sequence[Column], priority: Iterable[str], records: Sequence[Any], width: int) -> str:
     if not records:
         return ""
-    from tabulate import tabulate
+    import tabulate
 
     names = max(20, width // 3)
+    # Without wcwidth tabulate counts a wide character as one cell: a filler beside it, taken out later, makes up for it.
+    filler = _FILLER if tabulate.wcwidth is None else ""
 
     def cell(column: Column, record: Any) -> str:
-        return cut(shown(column.text(record)), names)
+        text = cut(shown(unicodedata.normalize("NFC", column.text(record))), names)
+        return "".join(c + filler * (cells(c) - 1) for c in text)
 
     chosen = _fitting(columns, priority, records, width, cell)
-    text: str = tabulate(
+    text: str = tabulate.tabulate(
         [[cell(c, r) for c in chosen] for r in records],
         headers=[c.title for c in chosen],
         tablefmt="simple",
@@ -115,7 +122,7 @@ def _table(title: str, columns: Sequence[Column], priority: Iterable[str], recor
         colalign=["left" if c.words else "right" for c in chosen],
         preserve_whitespace=True,
     )
-    return f"{title}:\n{text}"
+    return f"{title}:\n{text.replace(_FILLER, '')}"
 
 
 def _fitting(

@@ -19,14 +19,13 @@ def number(value: float | None) -> str:
         return str(float(value))
     if value == 0:
         return "0"
-    # Compared after rounding, so that 0.999 is not written "1" and 9999.7 not "10000".
+    # Compared after rounding, so that 0.999 is not written "1.00" and 9999.7 not "10000".
     size = abs(float(f"{value:.2g}"))
     if 1e-3 <= size < 1:
         return f"{value:#.2g}"
-    size = abs(float(f"{value:.3g}"))
-    if 1 <= size < 100:
+    if 1 <= size < 100 and abs(value) < 99.95:
         return f"{value:.1f}"
-    if 100 <= size < 1e4:
+    if 99.95 <= abs(value) < 9999.5:
         return f"{value:.0f}"
     return f"{value:.1e}"
 

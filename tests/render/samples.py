@@ -6,6 +6,7 @@ import math
 import random
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 
 from pytest_initcheck.records import Finding, LayerRecord, ParameterRecord, Report, Response, Stats, Trace
 
@@ -225,6 +226,7 @@ def many() -> Report:
     return replace(base, model="Many", findings=(*findings, GATE))
 
 
+@cache
 def deep() -> Report:
     random.seed(0)
     layers = []
