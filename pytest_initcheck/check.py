@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from statistics import median
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from . import rules
+from .build import build, build_deferred
 from .errors import ProbeError, SettingsError, UnhealthyInit
-from .inputs import resolve_inputs
+from .inputs import Call, resolve_inputs
 from .localise import suspects
 from .mend import mend
 from .probe import run_probe
@@ -22,7 +23,7 @@ from .reach import unreached_reasons
 from .recurrence import carried
 from .records import Finding, Report
 from .response import ask
-from .settings import Settings
+from .settings import Settings, matches
 from .state import untouched
 
 Model = nn.Module | Callable[[], nn.Module]
@@ -85,107 +86,134 @@ def check(
     """
     rules.validate(settings.ignore, setting="ignore", known=extra_rules or ())
     rules.validate(settings.select, setting="select", known=extra_rules or ())
-    unwritten: dict[str, str] = {}
-    if not isinstance(model, nn.Module):
-        if not callable(model):
-            raise SettingsError(f"model must be an nn.Module or a zero-argument factory (got {type(model).__name__})")
-        model, unwritten = build(model, settings.seed)
+    if isinstance(model, nn.Module):
+        if settings.deferred or settings.seeds > 1:
+            wish = "deferred" if settings.deferred else "seeds"
+            raise SettingsError(f"{wish} needs a factory to build the model again (got a {type(model).__name__})")
+        return _check_module(model, {}, inputs, loss, settings, name, extra_rules, fixes)
+    if not callable(model):
+        raise SettingsError(f"model must be an nn.Module or a zero-argument factory (got {type(model).__name__})")
+    built, left = build(model, settings.seed)
+    if settings.deferred:
+        left |= build_deferred(model, settings.deferred, settings.seed, built)
+    report = _check_module(built, left, inputs, loss, settings, name, extra_rules, fixes)
+    return report if settings.seeds == 1 else _over_seeds(model, report, inputs, loss, settings, extra_rules)
+
+
+def _check_module(
+    model: nn.Module,
+    left: dict[str, str],
+    inputs: Any,
+    loss: Loss | None,
+    settings: Settings,
+    name: str | None,
+    extra_rules: Mapping[str, rules.Rule] | None,
+    fixes: bool,
+) -> Report:
     subject = _placed(model, settings)
     call = resolve_inputs(subject, inputs, device=settings.device, dtype=settings.dtype, seed=settings.seed)
-    with untouched(subject, tensors=call.tensors) as guard:
-        probed = run_probe(subject, call, guard=guard, loss=loss, seed=settings.seed, mode=settings.mode)
-        trace = probed.trace
-        push = push_of(probed, guard, seed=settings.seed)
-        culprits = suspects(trace)
-        response = ask(push, suspicious=any(s.loud for s in culprits))
-        parameters = {
-            n: replace(p, wakes=push.wakes[n]) if n in push.wakes else p for n, p in trace.parameters.items()
-        }
-        trace = replace(trace, parameters=parameters)
-        missing = [n for n, p in parameters.items() if p.requires_grad and not p.reached]
-        called = {layer.module for layer in trace.layers.values()}
-        unreached = unreached_reasons(probed.model, push, missing, called)
-        memory = carried(probed.model, seed=settings.seed)
-    names = [*trace.layers, *trace.parameters]
+    try:
+        case = _measured(subject, call, left, loss, settings)
+    except ProbeError as error:
+        if "not implemented for 'Half'" not in str(error) and "not implemented for 'BFloat16'" not in str(error):
+            raise
+        # This device cannot run the format: measure in float32, where the rules predict what would not fit.
+        subject = _placed(model, replace(settings, dtype="float32"))
+        call = resolve_inputs(subject, inputs, device=settings.device, dtype="float32", seed=settings.seed)
+        case = _measured(subject, call, left, loss, settings)
+        told = f"{settings.dtype}: this device cannot run it; predicted from a float32 probe"
+        case = replace(case, trace=replace(case.trace, unseen=(*case.trace.unseen, told)))
+    names = [*case.trace.layers, *case.trace.parameters, *left]
     rules.validate(settings.ignore, setting="ignore", layers=names, known=extra_rules or ())
     rules.validate(settings.select, setting="select", layers=names, known=extra_rules or ())
-    case = rules.Case(trace, response, settings, unreached, unwritten, suspects(trace), memory)
     findings, ignored = rules.judge(case, extra=extra_rules)
     if fixes and findings:
 
         def again(trial: nn.Module) -> tuple[Finding, ...]:
-            return check(trial, given, loss=loss, settings=plainly, extra_rules=extra_rules, fixes=False).findings
+            return _check_module(trial, {}, given, loss, plainly, None, extra_rules, False).findings
 
         given = (*call.args, call.kwargs) if call.kwargs else call.args
         plainly = replace(settings, device=None, dtype=None, ignore=(), select=())
-        findings = mend(subject, trace, findings, case.culprits, again, seed=settings.seed)
-    failing = {"error": ("error",), "warning": ("error", "warning"), "never": ()}[settings.fail_on]
+        findings = mend(subject, case.trace, findings, case.culprits, again, seed=settings.seed)
     return Report(
         model=name or type(model).__name__,
-        ok=not any(f.severity in failing for f in findings),
+        ok=_passes(findings, settings),
         findings=tuple(findings),
         ignored=tuple(ignored),
-        trace=trace,
-        response=response,
+        trace=case.trace,
+        response=case.response,
         fail_on=settings.fail_on,
         reproduce=_reproduce(settings, name),
         settings=dict(settings.given),
     )
 
 
-def build(factory: Callable[[], nn.Module], seed: int) -> tuple[nn.Module, dict[str, str]]:
-    """Return what ``factory`` builds under ``seed``, and what of it was never written.
-
-    Uninitialized memory is filled while it is built (NaN, the largest integer), so what still holds the filling
-    afterwards was allocated and left. Generators and torch's settings are put back.
-
-    Raises:
-        ProbeError: the factory returned no module.
-    """
-    with _filled_memory(), torch.random.fork_rng(devices=_accelerators()):
-        torch.manual_seed(seed)
-        model = factory()
-    if not isinstance(model, nn.Module):
-        raise ProbeError(f"the factory must return an nn.Module (it returned {type(model).__name__})")
-    return model, _unwritten(model)
-
-
-@contextmanager
-def _filled_memory() -> Any:
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    fill = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
-    # torch.use_deterministic_algorithms would import torch's compiler for its own setting: 1.5 s in every fresh process.
-    switch = torch._C._set_deterministic_algorithms
-    try:
-        switch(True, warn_only=True)
-        torch.utils.deterministic.fill_uninitialized_memory = True  # type: ignore[attr-defined]
-        yield
-    finally:
-        switch(deterministic, warn_only=warn_only)
-        torch.utils.deterministic.fill_uninitialized_memory = fill  # type: ignore[attr-defined]
+def _measured(subject: nn.Module, call: Call, left: dict[str, str], loss: Loss | None, settings: Settings) -> rules.Case:
+    """Everything that touches the model, inside the guard that leaves no trace."""
+    with untouched(subject, tensors=call.tensors) as guard:
+        probed = run_probe(subject, call, guard=guard, loss=loss, seed=settings.seed, mode=settings.mode)
+        trace = probed.trace
+        culprits = suspects(trace)
+        push = push_of(probed, guard, seed=settings.seed)
+        response = ask(push, suspicious=any(s.loud for s in culprits))
+        parameters = {n: replace(p, wakes=push.wakes.get(n)) for n, p in trace.parameters.items()}
+        missing = [n for n, p in parameters.items() if p.requires_grad and not p.reached]
+        called = {layer.module for layer in trace.layers.values()}
+        unreached = unreached_reasons(probed.model, push, missing, called)
+        memory = carried(probed.model, seed=settings.seed)
+    trace = replace(trace, parameters=parameters)
+    return rules.Case(trace, response, settings, unreached, left, suspects(trace), memory)
 
 
-def _accelerators() -> list[int]:
-    return list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
+def _passes(findings: Iterable[Finding], settings: Settings) -> bool:
+    failing = {"error": ("error",), "warning": ("error", "warning"), "never": ()}[settings.fail_on]
+    return not any(f.severity in failing for f in findings)
 
 
-def _unwritten(model: nn.Module) -> dict[str, str]:
-    found: dict[str, str] = {}
-    uninitialized = (nn.parameter.UninitializedParameter, nn.parameter.UninitializedBuffer)
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        if isinstance(tensor, uninitialized) or tensor.device.type == "meta" or tensor.numel() == 0:
-            continue
-        value = tensor.detach()
-        if value.is_floating_point() or value.is_complex():
-            share = float(torch.isnan(value).float().mean())
-            if share > 0:
-                found[name] = f"{share:.0%} of its values are the filling of uninitialized memory"
-        elif value.dtype is not torch.bool:
-            share = float((value == torch.iinfo(value.dtype).max).float().mean())
-            if share > 0 and value.dtype in (torch.int32, torch.int64):
-                found[name] = f"{share:.0%} of its values are the filling of uninitialized memory"
-    return found
+def _over_seeds(
+    factory: Callable[[], nn.Module],
+    first: Report,
+    inputs: Any,
+    loss: Loss | None,
+    settings: Settings,
+    extra_rules: Mapping[str, rules.Rule] | None,
+) -> Report:
+    """The first report, with what further initialisations say: the share of sick ones and each layer's spread."""
+    reports = [first]
+    for seed in range(settings.seed + 1, settings.seed + settings.seeds):
+        model, left = build(factory, seed)
+        one = replace(settings, seed=seed, seeds=1)
+        reports.append(_check_module(model, left, inputs, loss, one, None, extra_rules, False))
+    spread = {
+        name: (min(sizes), median(sizes), max(sizes))
+        for name in first.layers
+        if (sizes := [r.layers[name].activation.rms for r in reports if name in r.layers])
+    }
+    sick = [(settings.seed + i, r) for i, r in enumerate(reports) if any(f.severity == "error" for f in r.findings)]
+    findings = first.findings
+    if sick and len(sick) < len(reports):
+        errors = [f for _, r in sick for f in r.findings if f.severity == "error"]
+        findings = tuple(f for f in findings if f.severity == "error") + (
+            rules.finding(
+                "unlucky-seeds",
+                "warning",
+                errors[0].layers,
+                f"{len(sick)} of {len(reports)} initialisations are sick ({', '.join(sorted({f.rule for f in errors}))})",
+                evidence={"sick": len(sick), "seeds": len(reports), "first_sick_seed": sick[0][0]},
+                cause=f"the scheme is at the edge: seed {sick[0][0]} gives: {errors[0].summary}",
+            ),
+            *(f for f in findings if f.severity != "error"),
+        )
+        kept = [f for f in findings if not matches(settings.ignore, f.rule, f.layers[:1] or ("",))]
+        findings = tuple(kept)
+    details = {**first.response.details, "seeds": float(len(reports)), "sick_share": len(sick) / len(reports)}
+    return replace(
+        first,
+        ok=_passes(findings, settings),
+        findings=findings,
+        response=replace(first.response, details=details),
+        spread=spread,
+    )
 
 
 def _placed(model: nn.Module, settings: Settings) -> nn.Module:

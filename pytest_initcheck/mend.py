@@ -83,7 +83,8 @@ def mend(
         seed: seed of new values.
     """
     findings = list(findings)
-    errors = [f for f in findings if f.severity == "error" and f.rule in ABOUT_VALUES]
+    known = {*trace.parameters, *trace.layers}
+    errors = [f for f in findings if f.severity == "error" and f.rule in ABOUT_VALUES and known.issuperset(f.layers[:1])]
     others = [f for f in findings if f.rule == "frozen-parameter"]
     cured: dict[str, str] = {}
     if errors:

@@ -235,6 +235,7 @@ class Report:
         fail_on: ``"error"``, ``"warning"`` or ``"never"``.
         reproduce: the line that repeats this check.
         settings: the settings that differ from their defaults.
+        spread: with several seeds, the least, median and greatest activation RMS of each layer over the initialisations.
     """
 
     model: str
@@ -246,6 +247,7 @@ class Report:
     fail_on: str = "error"
     reproduce: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
+    spread: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
 
     @property
     def layers(self) -> Mapping[str, LayerRecord]:
@@ -296,6 +298,7 @@ class Report:
             fail_on=data["fail_on"],
             reproduce=data["reproduce"],
             settings=data["settings"],
+            spread={k: tuple(_number(x) for x in v) for k, v in data.get("spread", {}).items()},
         )
 
     def __str__(self) -> str:

@@ -110,7 +110,7 @@ def blocked_gradient(case: Case) -> Iterator[Finding]:
             "keeps the other's gradient at zero",
             fix=f"torch.nn.init.kaiming_uniform_(model.get_parameter({zero[0].name!r}), a=5**0.5)  # one of the two factors must not be zero",
         )
-    elif any(len(p.shape) > 1 for p in shut):
+    elif any(p.role == "weight" for p in shut):
         names = [s.name for s in case.culprits if s.name in {p.name for p in shut}] + [p.name for p in shut]
         yield finding(
             "blocked-gradient",

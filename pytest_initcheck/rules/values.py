@@ -46,14 +46,18 @@ def non_finite_parameter(case: Case) -> Iterator[Finding]:
 def uninitialized_parameter(case: Case) -> Iterator[Finding]:
     """A parameter or buffer still holds what was in memory before the model was built."""
     for name, what in case.unwritten.items():
+        if what.startswith("mean"):
+            continue
+        deferred = name.endswith(" (deferred)")
         yield finding(
             "uninitialized-parameter",
             "error",
             [name],
-            f"{name} was never written ({what})",
+            f"{name} was never written: {what}",
             evidence={"found": what},
-            cause="allocated with torch.empty, torch.Tensor(n) or to_empty() and not initialized afterwards",
-            fix=f"torch.nn.init.zeros_(model.get_parameter({name!r}))  # or the init that was meant",
+            cause=f"nothing writes to it after to_empty(): the init function leaves it out ({case.settings.deferred})"
+            if deferred
+            else "allocated with torch.empty, torch.Tensor(n) or to_empty() and not initialized afterwards",
         )
     for p in case.trace.parameters.values():
         if p.value is None or not p.value.finite or p.name in case.unwritten:
@@ -68,6 +72,28 @@ def uninitialized_parameter(case: Case) -> Iterator[Finding]:
                 evidence={"max": top, "allowed": GARBAGE, "rms": p.value.rms},
                 cause="the values look like memory that was never written: allocated with torch.empty and left as it was",
                 fix=f"torch.nn.init.trunc_normal_(model.get_parameter({p.name!r}), std=0.02)",
+            )
+
+
+@rule(
+    "deferred-mismatch",
+    family="values",
+    severity="error",
+    threshold="mean or std of a parameter differs between eager and deferred construction by more than 6.5 standard errors",
+    evidence="transformers #45050, torchtitan #312, lightning #17627 are this bug; sampling error alone exceeds it once in 10^9",
+    limits="needs a factory and deferred=METHOD; two distributions with equal mean and std are not told apart",
+)
+def deferred_mismatch(case: Case) -> Iterator[Finding]:
+    """Deferred construction (meta device, to_empty, init function) gives other weights than the constructor does."""
+    for name, what in case.unwritten.items():
+        if what.startswith("mean"):
+            yield finding(
+                "deferred-mismatch",
+                "error",
+                [name],
+                f"{name} differs: {what}",
+                evidence={"found": what},
+                cause=f"the constructor and {case.settings.deferred} do not give this parameter the same distribution",
             )
 
 
