@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,16 +106,20 @@ def _table(title: str, columns: Sequence[Column], priority: Iterable[str], recor
     import tabulate
 
     names = max(20, width // 3)
-    # Without wcwidth tabulate counts a wide character as one cell: a filler beside it, taken out later, makes up for it.
+    # Without wcwidth tabulate counts a wide character as one cell: a filler beside it, taken out later, mends that.
     filler = _FILLER if tabulate.wcwidth is None else ""
 
     def cell(column: Column, record: Any) -> str:
-        text = cut(shown(unicodedata.normalize("NFC", column.text(record))), names)
+        text = column.text(record)
+        if text.isascii() and text.isprintable():
+            return cut(text, names)
+        text = cut(shown(unicodedata.normalize("NFC", text)), names)
         return "".join(c + filler * (cells(c) - 1) for c in text)
 
-    chosen = _fitting(columns, priority, records, width, cell)
+    texts = {c.title: [cell(c, r) for r in records] for c in columns}
+    chosen = _fitting(columns, priority, texts, width)
     text: str = tabulate.tabulate(
-        [[cell(c, r) for c in chosen] for r in records],
+        list(zip(*(texts[c.title] for c in chosen), strict=True)),
         headers=[c.title for c in chosen],
         tablefmt="simple",
         disable_numparse=True,
@@ -126,21 +130,15 @@ def _table(title: str, columns: Sequence[Column], priority: Iterable[str], recor
 
 
 def _fitting(
-    columns: Sequence[Column],
-    priority: Iterable[str],
-    records: Sequence[Any],
-    width: int,
-    cell: Callable[[Column, Any], str],
+    columns: Sequence[Column], priority: Iterable[str], texts: Mapping[str, Sequence[str]], width: int
 ) -> list[Column]:
     """Columns that have something to say, as many as fit, the needed ones always."""
-    texts = {c.title: [cell(c, r) for r in records] for c in columns}
+    # tabulate gives headings two spaces more than they need.
+    wide = {title: max(len(title) + 2, *map(len, column)) + 2 for title, column in texts.items()}
     chosen = {c.title for c in columns if c.needed}
-
-    def wide(titles: Iterable[str]) -> int:
-        # tabulate gives headings two spaces more than they need.
-        return sum(max(len(t) + 2, *map(len, texts[t])) + 2 for t in titles) - 2
-
+    used = sum(wide[title] for title in chosen) - 2
     for title in priority:
-        if set(texts[title]) != {"-"} and wide([*chosen, title]) <= width:
+        if set(texts[title]) != {"-"} and used + wide[title] <= width:
             chosen.add(title)
+            used += wide[title]
     return [c for c in columns if c.title in chosen]

@@ -68,12 +68,16 @@ def shown(text: str, *, ascii: bool = False) -> str:
     Args:
         ascii: escape everything outside ASCII as well.
     """
+    if text.isascii() and text.isprintable():
+        return text
     out = "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
     return out.encode("ascii", "backslashreplace").decode() if ascii else out
 
 
 def cells(text: str) -> int:
     """Return how many terminal cells ``text`` takes: wide East Asian characters take two, combining ones none."""
+    if text.isascii():
+        return len(text)
     return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
 
 

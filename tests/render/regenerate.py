@@ -105,6 +105,8 @@ def type_schema(hint: Any) -> dict[str, Any]:
         return {"anyOf": [type_schema(a) for a in arguments]}
     if origin is tuple and arguments[1:] == (...,):
         return {"type": "array", "items": type_schema(arguments[0])}
+    if origin is tuple and len(set(arguments)) == 1:
+        return {**type_schema(tuple[arguments[0], ...]), "minItems": len(arguments), "maxItems": len(arguments)}
     if origin is Mapping:
         return {"type": "object", "additionalProperties": type_schema(arguments[1])}
     raise TypeError(f"the schema has no word for {hint!r}")
@@ -195,7 +197,8 @@ def type_words(hint: Any) -> str:
     if origin in (typing.Union, types.UnionType):
         return " or ".join(type_words(a) for a in arguments)
     if origin is tuple:
-        return f"array of {type_words(arguments[0])}"
+        count = "" if arguments[1:] == (...,) else f"{len(arguments)} "
+        return f"array of {count}{type_words(arguments[0])}"
     if origin is Mapping:
         return f"object of {type_words(arguments[1])}"
     return {float: "number", int: "integer", bool: "boolean", str: "string", type(None): "null"}[hint]
