@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
@@ -12,9 +11,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.parametrize import ParametrizationList
 from torch.overrides import TorchFunctionMode
 
+from .modules import layer_modules, measurable, own_parameters, parameter_names, sample_dim, tensors
 from .statistics import Pending, measure, rms, saturated_share
 from .weights import Use, uses
 
@@ -225,7 +224,7 @@ class Watch(TorchFunctionMode):
         names = ", ".join(path or "the model" for path in self._scripted[:3])
         more = f" and {len(self._scripted) - 3} more" if len(self._scripted) > 3 else ""
         self.unseen.append(f"TorchScript: {names}{more} ran compiled, so the layers inside were not seen")
-        out = next((t for t in tensors(output) if _measurable(t)), None)
+        out = next((t for t in tensors(output) if measurable(t)), None)
         if isinstance(self._model, torch.jit.ScriptModule) and out is not None:
             self._entry("", type(self._model).__name__, out, functional=False)
 
@@ -250,7 +249,7 @@ class Watch(TorchFunctionMode):
             frame = _Frame(module, path, own)
             if own:
                 with torch._C.DisableTorchFunction():
-                    first = next((t for t in tensors((args, kwargs)) if _measurable(t)), None)
+                    first = next((t for t in tensors((args, kwargs)) if measurable(t)), None)
                     if first is not None:
                         frame.input_rms = self._known(first) or rms(first)
             self._stack.append(frame)
@@ -267,7 +266,7 @@ class Watch(TorchFunctionMode):
             return
         frame = self._stack.pop()
         with torch._C.DisableTorchFunction():
-            out = next((t for t in tensors(output) if _measurable(t)), None)
+            out = next((t for t in tensors(output) if measurable(t)), None)
             if out is None:
                 self._within(frame.inside)
                 return
@@ -305,7 +304,7 @@ class Watch(TorchFunctionMode):
             if not used:
                 return out
         result = out[0] if isinstance(out, tuple) and out else out
-        if isinstance(result, Tensor) and _measurable(result):
+        if isinstance(result, Tensor) and measurable(result):
             with torch._C.DisableTorchFunction():
                 self._operation(label, result, used or self._used(label, args, kwargs))
         return out
@@ -391,79 +390,3 @@ class Watch(TorchFunctionMode):
             return None
         version = tensor._version if not tensor.is_inference() else 0
         return found[2] if found[1] == version else None
-
-
-def layer_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Yield ``(path, module)`` of everything that counts as a layer: not the wrappers, not what makes weights."""
-    making_weights: set[int] = set()
-    for module in model.modules():
-        if isinstance(module, ParametrizationList):
-            making_weights |= {id(m) for m in module.modules()}
-    for path, module in model.named_modules():
-        if id(module) in making_weights or hasattr(module, "_orig_mod"):
-            continue
-        if isinstance(module, nn.ModuleList | nn.ModuleDict | nn.ParameterList | nn.ParameterDict):
-            continue
-        yield clean(path), module
-
-
-def clean(path: str) -> str:
-    """Path without the names that torch.compile puts in."""
-    return ".".join(part for part in path.split(".") if part != "_orig_mod")
-
-
-def own_parameters(module: nn.Module) -> Iterator[nn.Parameter]:
-    """Yield the parameters that belong to the module itself, through parametrizations."""
-    yield from module.parameters(recurse=False)
-    lists = getattr(module, "parametrizations", None)
-    if isinstance(lists, nn.ModuleDict):
-        yield from lists.parameters()
-
-
-def parameter_names(model: nn.Module) -> dict[int, str]:
-    """Return ``id(parameter) -> name``, each under the first of its names."""
-    return {id(p): name for name, p in model.named_parameters()}
-
-
-def sample_dim(tensor: Tensor, batch: int | None) -> int | None:
-    """Return the first dimension of ``tensor`` whose size is ``batch``, which runs over the samples; else ``None``."""
-    if batch is None:
-        return None
-    return next((dim for dim, size in enumerate(tensor.shape) if size == batch), None)
-
-
-def tensors(value: Any) -> Iterator[Tensor]:
-    """Yield every tensor in nested tuples, lists, dicts, dataclasses, ModelOutputs and plain objects, in order."""
-    yield from _tensors(value, set(), 0)
-
-
-def _tensors(value: Any, seen: set[int], depth: int) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-        return
-    if value is None or isinstance(value, str | bytes | int | float | complex | type | nn.Module) or depth > 8:
-        return
-    if id(value) in seen:
-        return
-    seen.add(id(value))
-    items: Any
-    if isinstance(value, Mapping):
-        items = value.values()
-    elif isinstance(value, tuple | list):
-        items = value
-    elif dataclasses.is_dataclass(value):
-        items = [getattr(value, f.name, None) for f in dataclasses.fields(value)]
-    elif hasattr(value, "__dict__"):
-        items = vars(value).values()
-    else:
-        return
-    for item in items:
-        yield from _tensors(item, seen, depth + 1)
-
-
-def _measurable(tensor: Tensor) -> bool:
-    """Whether this is a floating tensor that holds values of its own (not one that a function transform wraps)."""
-    if not (tensor.is_floating_point() or tensor.is_complex()):
-        return False
-    wrapped = getattr(torch._C._functorch, "is_functorch_wrapped_tensor", None)
-    return wrapped is None or not wrapped(tensor)

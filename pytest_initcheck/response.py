@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .layers import sample_dim
+from .modules import sample_dim
 from .probe import centred
 from .push import Push
 from .records import Response

@@ -253,7 +253,7 @@ def _zeros(flat: Tensor, low: float, high: float) -> float:
     if low > 0 or high < 0:
         return 0.0
     if n > _SAMPLE:
-        # No rule needs this number exactly, and it would cost more than all others: runs spread over the tensor will do.
+        # No rule needs this number exactly, and it would cost more than all others: runs across the tensor will do.
         flat = flat[: n - n % _RUNS].view(_RUNS, -1)[:, : _SAMPLE // _RUNS]
     if low != low:
         return 1.0 - torch.count_nonzero(flat).item() / flat.numel()

@@ -17,8 +17,8 @@ PACKAGE = Path(pytest_initcheck.__file__).parent
 FLOORS = {
     "errors": 0, "records": 0, "settings": 0,
     "statistics": 1,
-    "state": 2, "graph": 2, "weights": 2,
-    "shapes": 3, "infer": 3, "inputs": 3, "layers": 3, "probe": 3, "targets": 3,
+    "state": 2, "graph": 2, "weights": 2, "modules": 2,
+    "shapes": 3, "infer": 3, "inputs": 3, "layers": 3, "tracing": 3, "probe": 3, "targets": 3,
     "push": 4, "reach": 4, "response": 4, "localise": 4, "recurrence": 4, "rules": 4,
     "schemes": 5, "calibrate": 5, "mend": 5,
     "check": 6,
