@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from ..records import Finding, Report
 from . import bars
+from .code import fitted
 from .text import summary_line
 from .words import amount, counts, number, plural, setup, shown, span
 
@@ -90,7 +91,7 @@ def _finding(f: Finding) -> list[str]:
     also = f" (and {len(f.layers) - 1} more)" if len(f.layers) > 1 else ""
     lines = [f"**{f.severity}** {_code(f.rule)}{where}{also}: {_text(f.summary)}"]
     lines += ["", f"Cause: {_text(f.cause)}"] if f.cause else []
-    lines += ["", "Fix:", "", _fenced(f.fix, "python")] if f.fix else []
+    lines += ["", "Fix:", "", _fenced("\n".join(fitted(f.fix, 100)), "python")] if f.fix else []
     lines += ["", f"Silence: {_code(f.silence)}"] if f.silence else []
     return lines
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..records import Finding, Report
 from .profile import depth
 from .svg import charts, strips
-from .tables import LAYER_COLUMNS, PARAMETER_COLUMNS, Column
+from .tables import PARAMETER_COLUMNS, Column, layer_columns
 from .text import summary_line
 from .words import counts, number, plural, setup, shown
 
@@ -67,7 +67,7 @@ def _view(report: Report, anchor: str, *, tables: bool = True) -> dict[str, Any]
         "setup": [shown(s) for s in setup(report)],
         "reproduce": shown(report.reproduce),
         "tables": [
-            _table("layers", LAYER_COLUMNS, list(report.layers.values()), places),
+            _table("layers", layer_columns(report), list(report.layers.values()), places),
             _table("parameters", PARAMETER_COLUMNS, list(report.parameters.values()), {}),
         ]
         if tables

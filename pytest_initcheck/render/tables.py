@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..records import LayerRecord, ParameterRecord, Report, Stats
-from .words import cells, cut, number, percent, shown
+from .words import cells, cut, number, percent, shown, span
 
 #: A private-use character that no name has any business to contain.
 _FILLER = "\ue000"
@@ -90,9 +90,19 @@ PARAMETER_COLUMNS = (
 _PARAMETER_PRIORITY = ("shape", "fan in", "next", "role", "trained", "mean", "zeros", "max", "min")
 
 
+def layer_columns(report: Report) -> tuple[Column, ...]:
+    """Return the columns of the table of layers; with several seeds, the range of the RMS over them too."""
+    if not report.spread:
+        return LAYER_COLUMNS
+    over = {name: (span(values), max(values)) for name, values in report.spread.items()}
+    column = Column("over seeds", lambda r: over.get(r.name, ("-", 0.0))[0], lambda r: over.get(r.name, ("", None))[1])
+    return (*LAYER_COLUMNS[:4], column, *LAYER_COLUMNS[4:])
+
+
 def layers(report: Report, *, width: int) -> str:
     """Return the table of all layers in call order; ``""`` if there are none."""
-    return _table("layers", LAYER_COLUMNS, _LAYER_PRIORITY, list(report.layers.values()), width)
+    priority = ("over seeds", *_LAYER_PRIORITY) if report.spread else _LAYER_PRIORITY
+    return _table("layers", layer_columns(report), priority, list(report.layers.values()), width)
 
 
 def parameters(report: Report, *, width: int) -> str:

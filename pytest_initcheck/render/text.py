@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from ..records import Finding, Report
 from . import bars, tables
+from .code import fitted
 from .words import amount, counts, failing, number, plural, setup, shown, span
 
 #: Findings shown before "... and 3 more".
@@ -15,7 +16,7 @@ AT_MOST = 10
 ALSO = 3
 #: Prose is easier to read in columns of this width, however wide the terminal is.
 PROSE = 110
-#: What follows the model's name on a healthy report's line leaves facts out rather than grow longer than this.
+#: What a healthy report says of itself behind its name leaves facts out rather than grow longer than this.
 LINE = 108
 
 _STYLES = {"error": "31;1", "warning": "33;1", "note": "36", "healthy": "32;1", "dim": "2", "bold": "1"}
@@ -91,12 +92,14 @@ def _headline(report: Report, width: int) -> tuple[str, str]:
         reason = f"fail_on={report.fail_on}, " if verdict == "passes" else ""
         return verdict, f", {reason}{', '.join(counts(open_findings))}: {_where(open_findings[0])}{more}"
     counted = counts(report.findings) + ([f"{len(report.ignored)} silenced"] if report.ignored else [])
-    tail = f" ({', '.join(counted)})" if counted else ""
-    kept: list[str] = []
-    for fact in _facts(report):
-        if len(f"healthy init: {', '.join([*kept, fact])}{tail}") <= width:
-            kept.append(fact)
-    return "healthy init", (f": {', '.join(kept)}" if kept else "") + tail
+    said = "healthy init: "
+    for i, fact in enumerate(_facts(report)):
+        piece = f", {fact}" if i else fact
+        if len(said + piece) > width:
+            break
+        said += piece
+    verdict, _, facts = said.partition(":")
+    return verdict, f":{facts}" + (f" ({', '.join(counted)})" if counted else "")
 
 
 def _where(finding: Finding) -> str:
@@ -112,7 +115,7 @@ def _facts(report: Report) -> list[str]:
     r = report.response
     return [
         plural(len(leaves), "layer"),
-        *([f"{amount(size)} parameters"] if size else []),
+        *([f"{amount(size)} params"] if size else []),
         *([f"activations {span(forward)}"] if forward else []),
         *([f"gradients {span(backward)}"] if backward else []),
         *([f"a step moves {number(r.movement[0])}"] if r.movement else []),
@@ -130,7 +133,7 @@ def _findings(report: Report, verbose: int, ink: _Ink, width: int) -> list[str]:
     notes = len(report.findings) - len(wanted)
     limit = len(wanted) if verbose > 1 else AT_MOST
     blocks: list[str] = []
-    told: dict[tuple[str, str], str] = {}
+    told: dict[str, str] = {}
     for finding in wanted[:limit]:
         blocks.append(_finding(finding, verbose, ink, width, told))
     left = []
@@ -141,7 +144,7 @@ def _findings(report: Report, verbose: int, ink: _Ink, width: int) -> list[str]:
     return blocks + (["\n".join(ink(line, "dim") for line in left)] if left else [])
 
 
-def _finding(f: Finding, verbose: int, ink: _Ink, width: int, told: dict[tuple[str, str], str]) -> str:
+def _finding(f: Finding, verbose: int, ink: _Ink, width: int, told: dict[str, str]) -> str:
     where = f" at {shown(f.layers[0])}" if f.layers else ""
     lines = [f"{ink(f'{f.severity} {shown(f.rule)}', f.severity)}{ink(where, 'bold')}"]
     lines += _wrapped(f.summary, width, indent="  ")
@@ -152,15 +155,15 @@ def _finding(f: Finding, verbose: int, ink: _Ink, width: int, told: dict[tuple[s
         lines += _labelled("also", ", ".join(names) + more, width)
     if verbose and f.evidence:
         lines += _labelled("evidence", _evidence(f.evidence), width)
-    same = told.get((f.cause, f.fix))
-    if same is not None:
-        lines += _labelled("cause", f"as {same} above" if not f.fix else f"and fix as {same} above", width)
-    else:
-        if f.cause or f.fix:
-            told[f.cause, f.fix] = f.rule
-        lines += _labelled("cause", f.cause, width) if f.cause else []
-        lines += _pasted("fix", f.fix) if f.fix else []
-    lines += _pasted("silence", f.silence) if f.silence else []
+    for label, said in (("cause", f.cause), ("fix", f.fix)):
+        same = told.setdefault(said, f.rule)
+        if not said:
+            continue
+        if same != f.rule:
+            lines += _labelled(label, f"as {same} above", width)
+        else:
+            lines += _labelled(label, said, width) if label == "cause" else _pasted(label, said, width)
+    lines += _pasted("silence", f.silence, width) if f.silence else []
     return "\n".join(lines)
 
 
@@ -176,12 +179,11 @@ def _labelled(label: str, text: str, width: int) -> list[str]:
     return _wrapped(text, width, indent=" " * 11, first=f"  {label:<9}")
 
 
-def _pasted(label: str, code: str) -> list[str]:
-    """Lines to copy: never wrapped, and under their label where there are several."""
-    lines = code.splitlines()
-    if len(lines) == 1:
-        return [f"  {label:<9}{shown(lines[0])}"]
-    return [f"  {label}", *(f"      {shown(line)}" for line in lines)]
+def _pasted(label: str, text: str, width: int) -> list[str]:
+    """Code to copy: broken only where it stays the same code, and under its label where it takes several lines."""
+    if len(text.splitlines()) == 1 and len(text) <= width - 11:
+        return [f"  {label:<9}{shown(text)}"]
+    return [f"  {label}", *(f"      {shown(line)}" for line in fitted(text, width - 6))]
 
 
 def _wrapped(text: str, width: int, *, indent: str, first: str | None = None) -> list[str]:
