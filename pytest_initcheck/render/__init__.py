@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .code_scanning import github_annotations as github_annotations
     from .code_scanning import sarif as sarif
     from .figure import plot as plot
+    from .formats import FORMATS as FORMATS
     from .jsondata import json_text as json_text
     from .md import markdown as markdown
     from .page import fragment as fragment
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from .text import terminal as terminal
 
 _HOME = {
+    "FORMATS": "formats",
     "fragment": "page",
     "github_annotations": "code_scanning",
     "html": "page",

@@ -10,7 +10,7 @@ from html.parser import HTMLParser
 import pytest
 
 from pytest_initcheck.records import Report
-from pytest_initcheck.render import fragment, github_annotations, html, markdown, sarif
+from pytest_initcheck.render import FORMATS, fragment, github_annotations, html, markdown, sarif
 from pytest_initcheck.render.svg import charts, strips
 
 from . import samples
@@ -52,6 +52,15 @@ class Page(HTMLParser):
 
     def count(self, tag: str) -> int:
         return sum(t == tag for t, _ in self.tags)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_format_writes_any_number_of_reports(name: str):
+    for reports in ([], EVERY[:1], EVERY):
+        text = FORMATS[name](reports)
+
+        text.encode("utf-8")
+        assert all(r.model in text for r in reports if r.model.isidentifier() and r.findings)
 
 
 # -- HTML
