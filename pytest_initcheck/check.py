@@ -20,8 +20,8 @@ from .mend import mend
 from .probe import run_probe
 from .push import push_of
 from .reach import unreached_reasons
-from .recurrence import carried
 from .records import Finding, Report
+from .recurrence import carried
 from .response import ask
 from .settings import Settings, matches
 from .state import untouched
@@ -148,9 +148,12 @@ def _check_module(
     )
 
 
-def _measured(subject: nn.Module, call: Call, left: dict[str, str], loss: Loss | None, settings: Settings) -> rules.Case:
+def _measured(
+    subject: nn.Module, call: Call, left: dict[str, str], loss: Loss | None, settings: Settings
+) -> rules.Case:
     """Everything that touches the model, inside the guard that leaves no trace."""
     with untouched(subject, tensors=call.tensors) as guard:
+        guard.backup_parameters()  # a forward pass may write to its own weights
         probed = run_probe(subject, call, guard=guard, loss=loss, seed=settings.seed, mode=settings.mode)
         trace = probed.trace
         culprits = suspects(trace)
@@ -193,7 +196,8 @@ def _over_seeds(
     findings = first.findings
     if sick and len(sick) < len(reports):
         errors = [f for _, r in sick for f in r.findings if f.severity == "error"]
-        findings = tuple(f for f in findings if f.severity == "error") + (
+        findings = (
+            *(f for f in findings if f.severity == "error"),
             rules.finding(
                 "unlucky-seeds",
                 "warning",
@@ -222,7 +226,9 @@ def _placed(model: nn.Module, settings: Settings) -> nn.Module:
     if settings.dtype is not None:
         dtype = getattr(torch, settings.dtype, None)
         if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
-            raise SettingsError(f"dtype must be a floating dtype such as float32, bfloat16, float16 (got {settings.dtype!r})")
+            raise SettingsError(
+                f"dtype must be a floating dtype such as float32, bfloat16, float16 (got {settings.dtype!r})"
+            )
     if settings.device is None and dtype is None:
         return model
     try:

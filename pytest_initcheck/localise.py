@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from statistics import median
 
 from .records import LayerRecord, ParameterRecord, Trace
@@ -70,8 +71,12 @@ def suspects(trace: Trace) -> tuple[Suspect, ...]:
     deviations = {p.name: d for p in parameters if (d := weight_deviation(p)) is not None and math.isfinite(d)}
     typical = median(deviations.values()) if deviations else 0.0
     trend = growth(trace)
-    compounds = trend is not None and trend.steadiness > 0.8 and abs(trend.decades) * trend.steps > 3 and abs(typical) > 0.05
-    shared = (abs(typical) > STANDS_OUT or compounds) and sum(abs(d - typical) < STANDS_OUT for d in deviations.values()) * 2 > len(deviations)
+    compounds = (
+        trend is not None and trend.steadiness > 0.8 and abs(trend.decades) * trend.steps > 3 and abs(typical) > 0.05
+    )
+    shared = (abs(typical) > STANDS_OUT or compounds) and sum(
+        abs(d - typical) < STANDS_OUT for d in deviations.values()
+    ) * 2 > len(deviations)
     found: list[Suspect] = []
     for p in parameters:
         suspect = _bias(p) or _norm(p) or _embedding(p) or _zero(p)
@@ -83,12 +88,18 @@ def suspects(trace: Trace) -> tuple[Suspect, ...]:
             found.append(suspect)
     unread = _unread(trace)
     followed = {p.name: p.followed_by for p in parameters}
-    found = [replace(s, absorbed=followed[s.name] == "norm" or s.name in unread) if s.kind == "weight" else s for s in found]
+    found = [
+        replace(s, absorbed=followed[s.name] == "norm" or s.name in unread) if s.kind == "weight" else s for s in found
+    ]
     found.sort(key=lambda s: -round(abs(s.decades), 1))
     if shared:
         worst = next(p for p in parameters if p.name in deviations)
         common = Suspect(worst.name, "weight", typical, True, _weight_cause(worst), expected_std(worst))
-        found = [s for s in found if abs(s.decades) > abs(typical)] + [common] + [s for s in found if abs(s.decades) <= abs(typical)]
+        found = (
+            [s for s in found if abs(s.decades) > abs(typical)]
+            + [common]
+            + [s for s in found if abs(s.decades) <= abs(typical)]
+        )
     return tuple(found)
 
 
@@ -144,7 +155,7 @@ def growth(trace: Trace, kind: str = "activation") -> Growth | None:
         run = run[::-1]
     if len(run) < 5:
         return None
-    slopes = [b - a for (_, a), (_, b) in zip(run, run[1:], strict=False)]
+    slopes = [b - a for (_, a), (_, b) in pairwise(run)]
     slope = median(slopes)
     # The median, not a least-squares line: a last layer whose bias is all that is left does not bend it.
     steady = sum(abs(d - slope) < max(0.15, abs(slope) / 2) for d in slopes) / len(slopes)
@@ -169,7 +180,9 @@ def first_dead(trace: Trace) -> LayerRecord | None:
     for layer in trace.layers.values():
         if not layer.leaf or not layer.activation.finite or layer.activation.count < 2:
             continue
-        silent = layer.activation.rms == 0 or (layer.activation.variation is not None and layer.activation.variation < 1e-6)
+        silent = layer.activation.rms == 0 or (
+            layer.activation.variation is not None and layer.activation.variation < 1e-6
+        )
         if not silent:
             alive = True
         elif alive or layer.index == 0:

@@ -70,7 +70,13 @@ Judge = Callable[[nn.Module], Iterable[Finding]]
 
 
 def mend(
-    model: nn.Module, trace: Trace, findings: Iterable[Finding], suspects: Iterable[Suspect], judge: Judge, *, seed: int = 0
+    model: nn.Module,
+    trace: Trace,
+    findings: Iterable[Finding],
+    suspects: Iterable[Suspect],
+    judge: Judge,
+    *,
+    seed: int = 0,
 ) -> list[Finding]:
     """Return the findings with fixes that were tried on a copy of ``model``, and without fixes that did not help.
 
@@ -84,7 +90,9 @@ def mend(
     """
     findings = list(findings)
     known = {*trace.parameters, *trace.layers}
-    errors = [f for f in findings if f.severity == "error" and f.rule in ABOUT_VALUES and known.issuperset(f.layers[:1])]
+    errors = [
+        f for f in findings if f.severity == "error" and f.rule in ABOUT_VALUES and known.issuperset(f.layers[:1])
+    ]
     others = [f for f in findings if f.rule == "frozen-parameter"]
     cured: dict[str, str] = {}
     if errors:
@@ -168,10 +176,13 @@ def _text(plan: list[Edit], trace: Trace) -> str:
     lines = []
     for std in dict.fromkeys(f"{e.std:.3g}" for e in weights):
         same = [e for e in weights if f"{e.std:.3g}" == std]
-        lines.append(f"for name in {[e.name for e in same]!r}:\n    torch.nn.init.normal_(model.get_parameter(name), std={std})")
+        lines.append(
+            f"for name in {[e.name for e in same]!r}:\n    torch.nn.init.normal_(model.get_parameter(name), std={std})"
+        )
     for value, call in ((0.0, "zeros_"), (1.0, "ones_")):
         same = [e for e in plan if e.kind == "constant" and e.std == value]
         if same:
-            lines.append(f"for name in {[e.name for e in same]!r}:\n    torch.nn.init.{call}(model.get_parameter(name))")
+            lines.append(
+                f"for name in {[e.name for e in same]!r}:\n    torch.nn.init.{call}(model.get_parameter(name))"
+            )
     return "\n".join(lines)
-

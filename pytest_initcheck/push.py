@@ -73,7 +73,9 @@ def _disturber(probed: Probed, seed: int) -> Callable[[float], list[Tensor]] | N
         def on_inputs(size: float) -> list[Tensor]:
             generator = torch.Generator().manual_seed(seed + 2)
             swap = {id(t): _noisy(t, size, generator) for t in probed.call.tensors if _disturbable(t)}
-            return probed.select(probed.rerun_raw(_replaced(probed.call.args, swap), _replaced(probed.call.kwargs, swap)))
+            return probed.select(
+                probed.rerun_raw(_replaced(probed.call.args, swap), _replaced(probed.call.kwargs, swap))
+            )
 
         return on_inputs
     if not any(not t.is_floating_point() and not t.is_complex() for t in probed.call.tensors):

@@ -12,6 +12,8 @@ from torch import nn
 from .push import Push
 from .response import rms
 
+#: What hands out its members by position or by a computed name.
+_CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.Sequential, nn.ParameterList, nn.ParameterDict)
 #: The first so many modules are asked one by one whether the output depends on their values; a forward pass each.
 ONE_BY_ONE = 12
 
@@ -37,11 +39,13 @@ def unreached_reasons(model: nn.Module, push: Push, unreached: list[str], called
         groups.setdefault(name.rpartition(".")[0], []).append(name)
     ran = {owner: names for owner, names in groups.items() if owner in called or not owner}
     if ran and _moves(push, [n for names in ran.values() for n in names]):
-        for owner, names in list(ran.items())[:ONE_BY_ONE]:
+        for names in list(ran.values())[:ONE_BY_ONE]:
             if len(ran) == 1 or _moves(push, names):
                 reasons.update(dict.fromkeys(names, "blocked"))
+    for name in _fed_from_inside(push, [n for n, r in reasons.items() if r == "blocked"]):
+        del reasons[name]
     code = _Mentions()
-    for name in unreached:
+    for name in list(reasons):
         if reasons[name] == "unused" and name.rpartition(".")[0] not in called and not code.mentioned(model, name):
             reasons[name] = "unmentioned"
     return reasons
@@ -65,6 +69,23 @@ def _moves(push: Push, names: list[str]) -> bool:
     return False
 
 
+def _fed_from_inside(push: Push, names: list[str]) -> list[str]:
+    """Names of parameters that a real backward pass gives a gradient to, although no path of the graph leads to them.
+
+    Custom functions (reversible layers, reentrant checkpoints) run a backward pass of their own inside.
+    """
+    if not names:
+        return []
+    with torch.enable_grad():
+        outputs = push.forward()
+        pairs = [(o, c.to(o.dtype)) for o, c in zip(outputs, push.cotangents, strict=True) if o.requires_grad]
+        torch.autograd.backward([o for o, _ in pairs], [c for _, c in pairs])
+    fed = [n for n in names if push.parameters[n].grad is not None]
+    for parameter in push.parameters.values():
+        parameter.grad = None
+    return fed
+
+
 class _Mentions:
     """Names that the code behind a model's classes mentions, file by file."""
 
@@ -75,9 +96,10 @@ class _Mentions:
         """Whether every attribute on the way to ``name`` is mentioned by the file of a class that owns it."""
         owner: object = model
         for part in name.split("."):
-            if not part.isdigit() and not isinstance(owner, nn.ModuleList | nn.ModuleDict | nn.Sequential | nn.ParameterList | nn.ParameterDict):
-                if not any(part in self._names(cls.__module__) for cls in type(owner).__mro__ if cls is not nn.Module):
-                    return False
+            looked_up = part.isdigit() or isinstance(owner, _CONTAINERS)
+            classes = [cls for cls in type(owner).__mro__ if cls is not nn.Module]
+            if not looked_up and not any(part in self._names(cls.__module__) for cls in classes):
+                return False
             owner = getattr(owner, part, None)
             if owner is None:
                 return True

@@ -274,7 +274,9 @@ class Report:
         """
         version = data.get("schema_version")
         if version != SCHEMA_VERSION:
-            raise ValueError(f"a report of schema version {version!r} cannot be read: this version reads {SCHEMA_VERSION}")
+            raise ValueError(
+                f"a report of schema version {version!r} cannot be read: this version reads {SCHEMA_VERSION}"
+            )
         trace = dict(data["trace"])
         trace["layers"] = {k: _layer(v) for k, v in trace["layers"].items()}
         trace["parameters"] = {k: _parameter(v) for k, v in trace["parameters"].items()}

@@ -57,4 +57,5 @@ def _left(module: Any, seed: int) -> float:
 def _next(module: Any, x: Tensor, state: Any, cell: bool) -> Tensor:
     out = module(x, state)
     new = out if cell else out[1]
-    return new[0] if isinstance(new, tuple) else new
+    state_after: Tensor = new[0] if isinstance(new, tuple) else new
+    return state_after

@@ -129,19 +129,53 @@ def _glob_and_pair(item: str) -> tuple[str, str]:
 
 
 SETTINGS: tuple[Setting, ...] = (
-    Setting("seed", 0, _integer(0), "seed of inputs, dropout and random directions; a factory builds under it too", "N"),
+    Setting(
+        "seed", 0, _integer(0), "seed of inputs, dropout and random directions; a factory builds under it too", "N"
+    ),
     Setting("seeds", 1, _integer(1), "number of initialisations to look at, where the model is a factory", "N"),
     Setting("device", None, _text, "device to probe on; a model that lives elsewhere is copied there", "DEVICE"),
-    Setting("dtype", None, _text, "floating dtype to probe in (float32, bfloat16, float16, float64); a copy is cast", "DTYPE"),
-    Setting("mode", "train", _word(("train", "eval", "as-is")), "mode of the modules during the probe", "MODE",
-            choices=("train", "eval", "as-is")),
-    Setting("activation_std", (), _bounds, "bounds on every layer's activation std, LOW:HIGH or GLOB=LOW:HIGH", "BOUNDS", repeat=True),
-    Setting("gradient_std", (), _bounds, "bounds on every layer's gradient std, LOW:HIGH or GLOB=LOW:HIGH", "BOUNDS", repeat=True),
+    Setting(
+        "dtype",
+        None,
+        _text,
+        "floating dtype to probe in (float32, bfloat16, float16, float64); a copy is cast",
+        "DTYPE",
+    ),
+    Setting(
+        "mode",
+        "train",
+        _word(("train", "eval", "as-is")),
+        "mode of the modules during the probe",
+        "MODE",
+        choices=("train", "eval", "as-is"),
+    ),
+    Setting(
+        "activation_std",
+        (),
+        _bounds,
+        "bounds on every layer's activation std, LOW:HIGH or GLOB=LOW:HIGH",
+        "BOUNDS",
+        repeat=True,
+    ),
+    Setting(
+        "gradient_std",
+        (),
+        _bounds,
+        "bounds on every layer's gradient std, LOW:HIGH or GLOB=LOW:HIGH",
+        "BOUNDS",
+        repeat=True,
+    ),
     Setting("ignore", (), _words, "findings to silence, RULE or RULE:LAYER-GLOB", "RULES", repeat=True),
     Setting("select", (), _words, "only these rules, RULE or RULE:LAYER-GLOB", "RULES", repeat=True),
     Setting("frozen", (), _words, "globs of parameters that are frozen on purpose", "GLOBS", repeat=True),
-    Setting("fail_on", "error", _word(("error", "warning", "never")), "least severity that fails", "SEVERITY",
-            choices=("error", "warning", "never")),
+    Setting(
+        "fail_on",
+        "error",
+        _word(("error", "warning", "never")),
+        "least severity that fails",
+        "SEVERITY",
+        choices=("error", "warning", "never"),
+    ),
     Setting("deferred", None, _text, "also build on the meta device and run this init function of the model", "METHOD"),
 )
 

@@ -242,7 +242,7 @@ def _squares(flat: Tensor, mean: float, scale: float = 1.0) -> float:
 
 
 def _squares_apart(row: Tensor, common: Tensor, scale: float) -> float:
-    return sum(
+    return math.fsum(
         _dot(a.sub_(b.double()))
         for a, b in zip(_chunks(row.reshape(-1), scale), common.reshape(-1).split(_CHUNK), strict=True)
     )

@@ -26,7 +26,8 @@ def judge(case: Case, *, extra: Mapping[str, Rule] | None = None) -> tuple[list[
             continue
         found += entry.judge(case)
     found.sort(key=lambda f: SEVERITIES.index(f.severity))
-    kept, ignored = [], []
+    kept: list[Finding] = []
+    ignored: list[Finding] = []
     for f in found:
         silenced = matches(case.settings.ignore, f.rule, f.layers[:1] or ("",))
         unselected = case.settings.select and not matches(case.settings.select, f.rule, f.layers or ("",))
@@ -34,7 +35,9 @@ def judge(case: Case, *, extra: Mapping[str, Rule] | None = None) -> tuple[list[
     return kept, ignored
 
 
-def validate(patterns: Iterable[str], *, setting: str, layers: Iterable[str] | None = None, known: Iterable[str] = ()) -> None:
+def validate(
+    patterns: Iterable[str], *, setting: str, layers: Iterable[str] | None = None, known: Iterable[str] = ()
+) -> None:
     """Refuse patterns that can never match anything.
 
     Args:

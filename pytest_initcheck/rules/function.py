@@ -52,7 +52,11 @@ def unresponsive(case: Case) -> Iterator[Finding]:
     names = _where(case, dead=True)
     summary = (
         f"{len(r.movement)} optimizer steps move the output by {number(moved)} (at least {number(SILENT)} expected)"
-        + ("" if dead else f", and it wakes up slowly: {number(100 * (1 - r.residual))} % of a fit within 30 Adam steps")
+        + (
+            ""
+            if dead
+            else f", and it wakes up slowly: {number(100 * (1 - r.residual))} % of a fit within 30 Adam steps"
+        )
     )
     yield finding(
         "unresponsive",
@@ -60,7 +64,9 @@ def unresponsive(case: Case) -> Iterator[Finding]:
         names,
         summary,
         evidence={"movement": moved, "allowed": SILENT, "residual": r.residual, "predicted": r.predicted},
-        cause=_cause(case, "the signal does not get through: the output is the same for all inputs, or its gradient vanishes"),
+        cause=_cause(
+            case, "the signal does not get through: the output is the same for all inputs, or its gradient vanishes"
+        ),
         fix=_fix(case),
     )
 
@@ -107,7 +113,10 @@ def unreachable_targets(case: Case) -> Iterator[Finding]:
             f"30 Adam steps leave {number(100 * r.residual)} % of a fit's error, and a step moves the output with correlation "
             f"{number(r.alignment)} to where it was asked to go (at least {number(ASTRAY)})",
             evidence={"residual": r.residual, "alignment": r.alignment, "allowed": UNREACHED},
-            cause=_cause(case, "the output does not follow its parameters: single layers are far too loud, or their units are shut"),
+            cause=_cause(
+                case,
+                "the output does not follow its parameters: single layers are far too loud, or their units are shut",
+            ),
             fix=_fix(case),
         )
 

@@ -20,7 +20,9 @@ from .registry import Case, finding, rule
 )
 def frozen_parameter(case: Case) -> Iterator[Finding]:
     """A parameter is excluded from training."""
-    frozen = [p for p in case.trace.parameters.values() if not p.requires_grad and p.dtype.startswith(("float", "bfloat"))]
+    frozen = [
+        p for p in case.trace.parameters.values() if not p.requires_grad and p.dtype.startswith(("float", "bfloat"))
+    ]
     frozen = [p for p in frozen if not any(fnmatchcase(n, g) for g in case.settings.frozen for n in (p.name, p.layer))]
     if not frozen or len(frozen) == len(case.trace.parameters):
         return
@@ -118,11 +120,18 @@ def blocked_gradient(case: Case) -> Iterator[Finding]:
             names,
             f"{len(shut)} parameters get no gradient at all, also after three steps: {_some(list(dict.fromkeys(names)))}",
             evidence={"parameters": len(shut)},
-            cause=_culprit(case, names) or "a branch whose units are shut for every sample, or a part that these inputs do not use",
+            cause=_culprit(case, names)
+            or "a branch whose units are shut for every sample, or a part that these inputs do not use",
         )
     if opened:
-        gates = [p for p in case.trace.parameters.values() if p.value is not None and p.value.rms == 0 and len(p.shape) >= 1 and p.requires_grad]
-        gates = [p for p in gates if p.role not in ("bias", "norm-shift") and not (p.gradient and p.gradient.rms == 0)] or gates
+        gates = [
+            p
+            for p in case.trace.parameters.values()
+            if p.value is not None and p.value.rms == 0 and len(p.shape) >= 1 and p.requires_grad
+        ]
+        gates = [
+            p for p in gates if p.role not in ("bias", "norm-shift") and not (p.gradient and p.gradient.rms == 0)
+        ] or gates
         names = [p.name for p in gates if p.role not in ("bias", "norm-shift")] or [p.name for p in opened]
         yield finding(
             "closed-gate",
@@ -171,4 +180,3 @@ def _some(names: list[str]) -> str:
 
 def _glob(frozen: list[ParameterRecord]) -> str:
     return f"{frozen[0].layer}.*" if frozen[0].layer else frozen[0].name
-

@@ -65,7 +65,9 @@ class Rule:
 RULES: dict[str, Rule] = {}
 
 
-def rule(name: str, *, family: str, severity: str, threshold: str, evidence: str, limits: str) -> Callable[[Judge], Judge]:
+def rule(
+    name: str, *, family: str, severity: str, threshold: str, evidence: str, limits: str
+) -> Callable[[Judge], Judge]:
     """Register the decorated function as the rule ``name``.
 
     Raises:
@@ -104,6 +106,5 @@ def number(value: float | None) -> str:
     if value == 0 or value != value or value in (float("inf"), float("-inf")):
         return str(value) if value else "0"
     if 1e-3 <= abs(value) < 1e4:
-        text = f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
-        return text
+        return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
     return f"{value:.1e}"

@@ -114,7 +114,11 @@ def dead_units(case: Case) -> Iterator[Finding]:
     """Most units of a layer are zero for every sample, so they get no gradient."""
     if case.trace.batch is None or case.trace.batch < 8:
         return
-    dead = [x for x in case.trace.layers.values() if x.dead_units is not None and x.dead_units >= DEAD and x.activation.rms > 0]
+    dead = [
+        x
+        for x in case.trace.layers.values()
+        if x.dead_units is not None and x.dead_units >= DEAD and x.activation.rms > 0
+    ]
     if dead:
         worst = max(dead, key=lambda x: x.dead_units or 0.0)
         yield finding(
@@ -146,7 +150,9 @@ def saturated_units(case: Case) -> Iterator[Finding]:
             [x.name for x in flat],
             f"{number(100 * (flat[0].saturated or 0))} % of the outputs of {flat[0].name} are saturated (below {number(100 * DEAD)} %)",
             evidence={"share": flat[0].saturated, "layers": len(flat)},
-            cause=case.culprits[0].cause if case.culprits else "pre-activations far outside the nonlinearity's linear part",
+            cause=case.culprits[0].cause
+            if case.culprits
+            else "pre-activations far outside the nonlinearity's linear part",
         )
 
 
@@ -210,7 +216,11 @@ def _trend(case: Case, kind: str, *, shrinking: bool) -> Iterator[Finding]:
 
 
 def _scheme(case: Case) -> str:
-    return case.culprits[0].cause if case.culprits else "the gain of each layer is not the one that its nonlinearity asks for"
+    return (
+        case.culprits[0].cause
+        if case.culprits
+        else "the gain of each layer is not the one that its nonlinearity asks for"
+    )
 
 
 def _fails_at(found: Growth) -> float:

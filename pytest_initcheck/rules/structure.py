@@ -25,7 +25,9 @@ LOUD = 0.8
 )
 def duplicate_units(case: Case) -> Iterator[Finding]:
     """Units of a layer start as exact copies: they get the same gradient and stay one unit."""
-    twins = [p for p in case.trace.parameters.values() if p.twin_rows >= TWINS and p.value is not None and p.value.rms > 0]
+    twins = [
+        p for p in case.trace.parameters.values() if p.twin_rows >= TWINS and p.value is not None and p.value.rms > 0
+    ]
     if not twins:
         return
     names = [p.name for p in sorted(twins, key=lambda p: -p.twin_rows)]
@@ -54,7 +56,13 @@ def cloned_layers(case: Case) -> Iterator[Finding]:
     """Layers start as copies of one another."""
     groups: dict[tuple[object, ...], list[ParameterRecord]] = {}
     for p in case.trace.parameters.values():
-        if p.value is not None and len(p.shape) > 1 and p.value.count >= 64 and p.value.min < p.value.max and p.twin_rows < TWINS:
+        if (
+            p.value is not None
+            and len(p.shape) > 1
+            and p.value.count >= 64
+            and p.value.min < p.value.max
+            and p.twin_rows < TWINS
+        ):
             groups.setdefault((p.shape, p.value.mean, p.value.std, p.value.min, p.value.max), []).append(p)
     clones = [g for g in groups.values() if len(g) > 1]
     if clones:
@@ -63,7 +71,8 @@ def cloned_layers(case: Case) -> Iterator[Finding]:
             "cloned-layers",
             "note",
             names,
-            f"{len(names)} weights start with the same values: {names[0]} and {names[1]}" + (", ..." if len(names) > 2 else ""),
+            f"{len(names)} weights start with the same values: {names[0]} and {names[1]}"
+            + (", ..." if len(names) > 2 else ""),
             evidence={"weights": len(names)},
             cause="a layer was deep-copied after its initialization (nn.TransformerEncoder does), so all copies start equal",
             fix="for layer in copies: layer.apply(init_weights)",
@@ -88,7 +97,8 @@ def gain_mismatch(case: Case) -> Iterator[Finding]:
         "gain-mismatch",
         "warning",
         [s.name for s in off],
-        f"{off[0].name} stands out by x{number(10 ** abs(off[0].decades))}" + (f" (and {len(off) - 1} more)" if len(off) > 1 else ""),
+        f"{off[0].name} stands out by x{number(10 ** abs(off[0].decades))}"
+        + (f" (and {len(off) - 1} more)" if len(off) > 1 else ""),
         evidence={"decades": off[0].decades, "expected_std": off[0].expected},
         cause=off[0].cause,
         fix=off[0].fix,
@@ -138,7 +148,9 @@ def cut_recurrence(case: Case) -> Iterator[Finding]:
                 [s.name for s in own] or [layer],
                 f"{layer or 'the model'} keeps {number(left)} of its state from one step to the next (at least {number(CUT)})",
                 evidence={"kept": left, "allowed": CUT},
-                cause=own[0].cause if own else "the gates that carry the state are shut for every sample, or the recurrent weight is zero",
+                cause=own[0].cause
+                if own
+                else "the gates that carry the state are shut for every sample, or the recurrent weight is zero",
             )
 
 

@@ -128,7 +128,9 @@ def non_finite_activation(case: Case) -> Iterator[Finding]:
         names,
         f"the output of {first.name} is not finite in {first.dtype} (layer {first.index + 1} of {len(layers)})",
         evidence={"layer": first.index + 1, "of": len(layers), "input_rms": first.input_rms},
-        cause=f"a parameter that is not finite: {culprit[0]}" if culprit else f"the forward signal overflows {first.dtype}{growth}",
+        cause=f"a parameter that is not finite: {culprit[0]}"
+        if culprit
+        else f"the forward signal overflows {first.dtype}{growth}",
         fix="" if culprit else _rescale(case, first.name),
     )
 

@@ -83,7 +83,9 @@ class Transformer(nn.Module):
         super().__init__()
         self.tokens, self.positions = nn.Embedding(vocabulary, width), nn.Parameter(0.02 * torch.randn(tokens, width))
         self.layers = nn.ModuleList(
-            nn.TransformerEncoderLayer(width, 8, 4 * width, dropout=0.1, activation="gelu", batch_first=True, norm_first=True)
+            nn.TransformerEncoderLayer(
+                width, 8, 4 * width, dropout=0.1, activation="gelu", batch_first=True, norm_first=True
+            )
             for _ in range(layers)
         )
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, vocabulary)
@@ -142,7 +144,9 @@ def timed(
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--short", action="store_true", help="three rounds (for CI: shows that it runs, not what it costs)")
+    parser.add_argument(
+        "--short", action="store_true", help="three rounds (for CI: shows that it runs, not what it costs)"
+    )
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
@@ -152,7 +156,9 @@ def main() -> None:
     clock = time.perf_counter if options.clock == "wall" else time.process_time
     rounds = 3 if options.short else options.repeats
     print(f"torch {torch.__version__}, {options.threads} threads, {options.clock} clock, medians over {rounds} rounds")
-    print(f"{'network':20} {'bare s':>7} {'probe':>7} {'check':>7}   (wanted: probe {WANTED['probe']}x, check {WANTED['check']}x)")
+    print(
+        f"{'network':20} {'bare s':>7} {'probe':>7} {'check':>7}   (wanted: probe {WANTED['probe']}x, check {WANTED['check']}x)"
+    )
     for name, (build, make_inputs) in CASES.items():
         if options.only and options.only not in name:
             continue

@@ -78,7 +78,13 @@ def main() -> None:
     for pair in pairs:
         arch, fault, start = pair["arch"], pair["fault"], time.perf_counter()
         fix, rule, failing = offered(arch, fault, modules)
-        row = {"arch": arch, "fault": fault, "label": pair["label"], "without": pair["progress"]["adam"], "failing": failing}
+        row = {
+            "arch": arch,
+            "fault": fault,
+            "label": pair["label"],
+            "without": pair["progress"]["adam"],
+            "failing": failing,
+        }
         row |= {"fix": fix, "rule": rule, "check_seconds": time.perf_counter() - start}
         if fix:
             row["progress"] = progress(arch, fault, fix, labels["clean"][arch], modules)
