@@ -207,13 +207,13 @@ class Watch(TorchFunctionMode):
             )
             self._handles.append(module.register_forward_hook(self._leaving))
         self._recording = True
-        super().__enter__()
+        super().__enter__()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        super().__exit__(kind, error, trace)
+        super().__exit__(kind, error, trace)  # type: ignore[no-untyped-call]
         self._recording = False
         self._measured.clear()
 
