@@ -8,6 +8,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from ..records import Finding, Report
+from .code import fitted
 from .profile import depth
 from .svg import charts, strips
 from .tables import PARAMETER_COLUMNS, Column, layer_columns
@@ -82,7 +83,7 @@ def _finding(f: Finding) -> dict[str, Any]:
         "layers": [shown(name) for name in f.layers],
         "summary": shown(f.summary),
         "cause": shown(f.cause),
-        "fix": "\n".join(shown(line) for line in f.fix.splitlines()),
+        "fix": "\n".join(shown(line) for line in fitted(f.fix, 110)),
         "silence": shown(f.silence),
         "evidence": [(shown(k), number(v) if isinstance(v, float) else shown(str(v))) for k, v in f.evidence.items()],
     }

@@ -13,8 +13,17 @@ from .words import number, shown
 
 #: Units of the drawing; the page stretches them.
 WIDTH, HEIGHT = 1000, 200
-#: Decades between two labels of the axis, at most this many labels.
+#: Labels of an axis, at most.
 LABELS = 6
+#: Variation across samples below which it gets a chart; squeeze-and-excite gates of healthy networks go down to 7e-3.
+ALIKE = 1e-3
+TITLES = {
+    ("activation", False): "activation RMS over depth",
+    ("activation", True): "activation std over depth, with your bounds",
+    ("gradient", False): "gradient RMS over depth",
+    ("gradient", True): "gradient std over depth, with your bounds",
+    ("variation", False): "variation across samples over depth, as a share of the activation",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +47,7 @@ class Chart:
 
     Attributes:
         title: what is drawn.
-        kind: ``"activation"`` or ``"gradient"``.
+        kind: ``"activation"``, ``"gradient"`` or ``"variation"``.
         labels: (place from the top in percent, text) of the axis.
         line: path of the values.
         dots: path of the single values.
@@ -83,8 +92,16 @@ class Strip:
 
 
 def charts(report: Report, points: Sequence[Point]) -> list[Chart]:
-    """Return the chart of activations and that of gradients, with the bounds that the settings ask for."""
-    return [_chart(report, points, kind) for kind in ("activation", "gradient")] if points else []
+    """Return the charts of activations and of gradients, with the bounds that the settings ask for.
+
+    Where samples become alike, what varies between them is drawn as well: activations of any size can say nothing.
+    """
+    if not points:
+        return []
+    kinds = ["activation", "gradient"]
+    if any(p.layer.activation.variation is not None and p.layer.activation.variation < ALIKE for p in points):
+        kinds.append("variation")
+    return [_chart(report, points, kind) for kind in kinds]
 
 
 def _chart(report: Report, points: Sequence[Point], kind: str) -> Chart:
@@ -95,8 +112,8 @@ def _chart(report: Report, points: Sequence[Point], kind: str) -> Chart:
     bounds = [bound_for(asked, p.layer.name) for p in points]
     bounded = any(low is not None or high is not None for low, high in bounds)
     # Bounds are on the std: then that is what must be drawn beside them.
-    field = "std" if bounded else "rms"
-    values = [_value(getattr(p.layer, kind), field) for p in points]
+    field = "variation" if kind == "variation" else "std" if bounded else "rms"
+    values = [_value(p.layer.gradient if kind == "gradient" else p.layer.activation, field) for p in points]
     scale = axis(values, around=[b for pair in bounds for b in pair if b is not None])
     places = [(_x(i, len(points)), v) for i, v in enumerate(values)]
     drawn = [(x, v) for x, v in places if v is not None and v > 0 and math.isfinite(v)]
@@ -108,7 +125,7 @@ def _chart(report: Report, points: Sequence[Point], kind: str) -> Chart:
         if p.mark
     ]
     return Chart(
-        title=f"{kind} {'std' if bounded else 'RMS'} over depth" + (", with your bounds" if bounded else ""),
+        title=TITLES[kind, bounded],
         kind=kind,
         labels=_labels(scale),
         line=_line(places, scale),
@@ -121,7 +138,8 @@ def _chart(report: Report, points: Sequence[Point], kind: str) -> Chart:
 
 
 def _value(stats: Stats | None, field: str) -> float | None:
-    return None if stats is None or not stats.count else float(getattr(stats, field))
+    value = None if stats is None or not stats.count else getattr(stats, field)
+    return None if value is None else float(value)
 
 
 def _x(i: int, count: int) -> float:

@@ -17,7 +17,7 @@ ALSO = 3
 #: Prose is easier to read in columns of this width, however wide the terminal is.
 PROSE = 110
 #: What a healthy report says of itself behind its name leaves facts out rather than grow longer than this.
-LINE = 108
+LINE = 116
 
 _STYLES = {"error": "31;1", "warning": "33;1", "note": "36", "healthy": "32;1", "dim": "2", "bold": "1"}
 
@@ -116,9 +116,9 @@ def _facts(report: Report) -> list[str]:
     return [
         plural(len(leaves), "layer"),
         *([f"{amount(size)} params"] if size else []),
+        *([f"a step moves {number(r.movement[0])}"] if r.movement else []),
         *([f"activations {span(forward)}"] if forward else []),
         *([f"gradients {span(backward)}"] if backward else []),
-        *([f"a step moves {number(r.movement[0])}"] if r.movement else []),
         *([f"sensitivity {number(r.sensitivity)}"] if r.sensitivity is not None else []),
         f"seed {report.trace.seed}",
         f"{report.trace.device} {report.trace.dtype}",

@@ -132,13 +132,24 @@ def samples_depth(report: Report):
 
 
 def test_what_has_no_place_on_a_log_axis_is_drawn_at_its_end():
-    activation, gradient = charts(samples.dead(), samples_depth(samples.dead()))
-    overflow, _ = charts(samples.nan(), samples_depth(samples.nan()))
+    activation, gradient, variation = charts(samples.dead(), samples_depth(samples.dead()))
+    overflow, *_ = charts(samples.nan(), samples_depth(samples.nan()))
 
     assert activation.strange.count(" 200h0") == 5
     assert activation.dots.count("h0") == 5
     assert gradient.strange == ""
+    assert variation.strange.count(" 200h0") == 5
     assert overflow.strange.count(" 0h0") == 4
+
+
+def test_samples_that_become_alike_get_a_chart():
+    assert [c.kind for c in charts(samples.dead(), samples_depth(samples.dead()))] == [
+        "activation",
+        "gradient",
+        "variation",
+    ]
+    assert [c.kind for c in charts(samples.deep(), samples_depth(samples.deep()))] == ["activation", "gradient"]
+    assert charts(samples.empty(), []) == []
 
 
 def test_strips_show_the_layers_that_findings_name():

@@ -56,7 +56,7 @@ def test_fits_and_says_the_same_in_every_way(sample_name: str, verbose: int, wid
         x for x in rest
         if cells(x) > width and not x.strip().startswith(copied) and x.strip() not in pasted
     ]  # fmt: skip
-    assert first == summary_line(report, width=max(width, 108))
+    assert first == summary_line(report, width=max(width, 116))
     assert too_wide == []
     assert [line for line in rest if line != line.rstrip()] == []
     assert "\n\n\n" not in text
@@ -74,7 +74,7 @@ def test_first_line_is_short_and_complete(sample_name: str):
 
     assert line.startswith(f"{report.model}: ")
     assert "\n" not in line
-    assert len(line.partition(" (")[0]) <= len(report.model) + 2 + 108
+    assert len(line.partition(" (")[0]) <= len(report.model) + 2 + 116
     if not report.ok:
         assert report.findings[0].rule in line
         assert report.findings[0].layers[0] in line
@@ -84,7 +84,10 @@ def test_healthy_is_one_line_whose_numbers_are_the_reports():
     report = samples.healthy()
 
     assert terminal(report) == summary_line(report)
-    assert "healthy init: 14 layers, 115k params, activations 0.90..1.2, gradients 0.0030" in terminal(report)
+    assert (
+        "healthy init: 14 layers, 115k params, a step moves 0.081, activations 0.90..1.2, gradients 0.0030"
+        in terminal(report)
+    )
     assert "seed 0" in terminal(report, width=200)
 
 
