@@ -29,6 +29,15 @@ else:
 from pytest_initcheck import records  # noqa: E402  (after the path is set)
 from pytest_initcheck.render import github_annotations, markdown, sarif, terminal  # noqa: E402
 
+
+def own_part(text: str) -> str:
+    """SARIF without what changes when the version or the words of a rule do."""
+    data = json.loads(text)
+    driver = data["runs"][0]["tool"]["driver"]
+    driver.update(semanticVersion="", rules=[rule["id"] for rule in driver["rules"]])
+    return json.dumps(data, indent=1)
+
+
 #: name -> (text of the file, from a sample): every renderer whose output people read or other programs parse.
 TEXTS = {
     "80": lambda r: terminal(r),
@@ -38,7 +47,7 @@ TEXTS = {
     "ascii": lambda r: terminal(r, ascii=True),
     "color": lambda r: terminal(r, color=True),
     "md": lambda r: markdown([r]),
-    "sarif": lambda r: sarif([r]),
+    "sarif": lambda r: own_part(sarif([r])),
     "annotations": lambda r: github_annotations([r]),
 }
 GOLDEN = {
