@@ -96,7 +96,6 @@ def blocked_gradient(case: Case) -> Iterator[Finding]:
     if silent(case):
         return
     asked = [p for p in case.trace.parameters.values() if p.wakes is not None]
-    opened = [p for p in asked if p.wakes]
     shut = [p for p in asked if not p.wakes and p.gradient is not None and p.gradient.count]
     zero = [p for p in shut if p.role == "weight" and p.value is not None and p.value.rms == 0]
     weights = [p for p in case.trace.parameters.values() if p.role == "weight" and p.requires_grad]
@@ -123,6 +122,21 @@ def blocked_gradient(case: Case) -> Iterator[Finding]:
             cause=_culprit(case, names)
             or "a branch whose units are shut for every sample, or a part that these inputs do not use",
         )
+
+
+@rule(
+    "closed-gate",
+    family="gradients",
+    severity="note",
+    threshold="gradient exactly zero at the start, and not after one to three optimizer-sized steps",
+    evidence="75 of 829 published models start with such gates, and train",
+    limits="a weight that was zeroed by accident, and that a step can open, is called a gate, too",
+)
+def closed_gate(case: Case) -> Iterator[Finding]:
+    """A parameter that is zero on purpose keeps what lies behind it silent for the first step."""
+    if silent(case):
+        return
+    opened = [p for p in case.trace.parameters.values() if p.wakes]
     if opened:
         gates = [
             p
@@ -141,19 +155,6 @@ def blocked_gradient(case: Case) -> Iterator[Finding]:
             evidence={"parameters": len(opened)},
             cause="zero on purpose at the start (zero-init residual, ReZero, LayerScale, LoRA, adaLN-zero, a zero head): it opens by itself",
         )
-
-
-@rule(
-    "closed-gate",
-    family="gradients",
-    severity="note",
-    threshold="as blocked-gradient, which looks at the same gradients",
-    evidence="as blocked-gradient",
-    limits="as blocked-gradient",
-)
-def closed_gate(case: Case) -> Iterator[Finding]:
-    """A parameter that is zero on purpose keeps what lies behind it silent for the first step; given by blocked-gradient."""
-    return iter(())
 
 
 def _by_reason(case: Case) -> dict[str, list[str]]:
