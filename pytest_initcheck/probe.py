@@ -142,7 +142,14 @@ def run_probe(
 
     def rerun_raw(args: tuple[Any, ...] | None = None, kwargs: dict[str, Any] | None = None) -> Any:
         guard.rewind()
-        return run(args, kwargs)
+        try:
+            return run(args, kwargs)
+        except Exception as error:
+            message = str(error).strip().split("\n")[0]
+            raise ProbeError(
+                f"{type(subject).__name__} ran once, but raised {type(error).__name__} when run again with its weights "
+                f"or inputs changed a little: {message}"
+            ) from error
 
     primary = next((i for i, o in enumerate(outputs) if o.dim() > 0 and o.numel() > 1), 0)
     trace = replace(

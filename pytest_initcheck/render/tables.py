@@ -117,7 +117,7 @@ def _table(title: str, columns: Sequence[Column], priority: Iterable[str], recor
 
     names = max(20, width // 3)
     # Without wcwidth tabulate counts a wide character as one cell: a filler beside it, taken out later, mends that.
-    filler = _FILLER if tabulate.wcwidth is None else ""
+    filler = _FILLER if getattr(tabulate, "wcwidth", None) is None else ""
 
     def cell(column: Column, record: Any) -> str:
         text = column.text(record)
