@@ -98,11 +98,13 @@ def _check(spec: str, inputs: str | None, asked: dict[str, Any], hook: Any) -> R
 
 
 def _text(report: Report, arguments: argparse.Namespace) -> str:
-    from .render import summary_line, terminal
+    from .render import drawable, summary_line, terminal
 
+    ascii = not drawable(sys.stdout.encoding)
     if arguments.quiet:
-        return summary_line(report)
-    return terminal(report, verbose=arguments.verbose, color=use_color(arguments.color), width=columns())
+        return summary_line(report, ascii=ascii)
+    color = use_color(arguments.color)
+    return terminal(report, verbose=arguments.verbose, color=color, width=columns(), ascii=ascii)
 
 
 def _print_json(reports: list[Report], *, several: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -142,9 +143,12 @@ class ModelItem(pytest.Item):
         error = excinfo.value
         verbosity = max(0, self.config.get_verbosity("initcheck"))
         if isinstance(error, UnhealthyInit) and error.report is not None:
-            from .render import terminal
+            from .render import drawable, terminal
 
-            text = terminal(error.report, verbose=verbosity, width=_width(self.config))
+            # pytest writes the text at once, and as one line of escapes if a single character does not fit. Its own
+            # capturing stands in sys.stdout.
+            ascii = not drawable(getattr(sys.__stdout__, "encoding", None))
+            text = terminal(error.report, verbose=verbosity, width=_width(self.config), ascii=ascii)
             return text.removeprefix(f"{self.subject}: ")
         if isinstance(error, InitcheckError):
             sentence = str(error).removeprefix(f"{self.subject}: ")

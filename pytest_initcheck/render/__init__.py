@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .bars import drawable as drawable
     from .code_scanning import github_annotations as github_annotations
     from .code_scanning import sarif as sarif
     from .figure import plot as plot
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "FORMATS": "formats",
+    "drawable": "bars",
     "fragment": "page",
     "github_annotations": "code_scanning",
     "html": "page",

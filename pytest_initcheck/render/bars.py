@@ -16,6 +16,15 @@ _BLOCKS = "█▏▎▍▌▋▊▉"
 _VALUE = 8
 
 
+def drawable(encoding: str | None) -> bool:
+    """Return whether a stream of this encoding can show the bars; where not, ask for ``ascii=True``."""
+    try:
+        _BLOCKS.encode(encoding or "ascii")
+    except (UnicodeError, LookupError):
+        return False
+    return True
+
+
 def profile(report: Report, *, width: int, ascii: bool, ink: Callable[[str, str], str]) -> str:
     """Return a row for each of at most :data:`ROWS` layers: name, activation and gradient, each as number and bar.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import math
+import os
 import re
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_initcheck.render import summary_line, terminal
+from pytest_initcheck.render import drawable, summary_line, terminal
 from pytest_initcheck.render.bars import ROWS
 from pytest_initcheck.render.code import fitted
 from pytest_initcheck.render.profile import axis, depth, layer_of, sample
@@ -281,6 +282,38 @@ def test_nothing_shown_moves_the_cursor(text: str):
     assert "\x1b" not in shown(text)
     assert len(shown(text).splitlines()) <= 1
     assert shown(text, ascii=True).isascii()
+
+
+@pytest.mark.parametrize(
+    ("encoding", "yes"),
+    [("utf-8", True), ("ascii", False), ("cp1252", False), ("cp437", False), (None, False), ("no", False)],
+)
+def test_what_a_stream_can_show(encoding: str | None, yes: bool):
+    assert drawable(encoding) is yes
+
+
+ASCII_ONLY = """
+import sys
+sys.path.insert(0, "tests/render")
+import samples
+import pytest_initcheck.cli_check as command
+command._check = lambda *_: samples.unicode_names()
+from pytest_initcheck.cli import main
+main(["check", "zoo.py:Deep"])
+main(["check", "zoo.py:Deep", "-q"])
+"""
+
+
+def test_the_command_writes_what_its_stream_can_show():
+    root = Path(__file__).parent.parent.parent
+    done = subprocess.run(
+        [sys.executable, "-c", ASCII_ONLY], cwd=root, capture_output=True, check=False,
+        env={**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"},
+    )  # fmt: skip
+
+    assert done.stderr.decode() == ""
+    assert b"####" in done.stdout
+    assert done.stdout.isascii()
 
 
 def test_a_report_prints_itself():
