@@ -207,7 +207,7 @@ def test_the_readme_example_reads_as_it_says() -> None:
     assert finding.evidence["movement"] < 1e-6
     assert "starts at 30" in finding.cause
     assert "zeros_(model.get_parameter('4.bias'))" in finding.fix
-    assert report.layers["4"].activation.std < 1e-3
+    assert report.layers["5"].activation.std < 1e-3
     assert report.to_dict()["schema_version"] == 1
 
 
