@@ -15,7 +15,7 @@ from . import rules
 from .build import build, build_deferred
 from .errors import ProbeError, SettingsError, UnhealthyInit
 from .inputs import Call, resolve_inputs
-from .localise import suspects
+from .localise import suspects, typical_deviation
 from .mend import mend
 from .probe import run_probe
 from .push import push_of
@@ -158,7 +158,9 @@ def _measured(
         trace = probed.trace
         culprits = suspects(trace)
         push = push_of(probed, guard, seed=settings.seed)
-        response = ask(push, suspicious=any(s.loud for s in culprits))
+        response = ask(
+            push, suspicious=any(s.loud for s in culprits), oversized=typical_deviation(trace) > rules.function.LOUD
+        )
         parameters = {n: replace(p, wakes=push.wakes.get(n)) for n, p in trace.parameters.items()}
         missing = [n for n, p in parameters.items() if p.requires_grad and not p.reached]
         called = {layer.module for layer in trace.layers.values()}

@@ -8,7 +8,7 @@ decide which of these numbers is a fault live in :mod:`~pytest_initcheck.rules`;
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -43,7 +43,7 @@ CALM_OFFSET = 5.0
 CALM_ALIGNMENT = 0.2
 
 
-def ask(push: Push, *, suspicious: bool = False) -> Response:
+def ask(push: Push, *, suspicious: bool = False, oversized: bool = True) -> Response:
     """Return how the function answers, looking harder only where the first, cheap look is not clear.
 
     Args:
@@ -51,6 +51,8 @@ def ask(push: Push, *, suspicious: bool = False) -> Response:
             filled: for every parameter whose gradient was exactly zero, whether a step or three bring one.
         suspicious: whether a scale in the model is off; only then is a step that went astray looked into. (Large healthy
             networks at tiny batches go astray at these rates, too.)
+        oversized: whether the weights as a whole are larger than theory asks for; only then is it asked whether smaller
+            ones would calm a chaotic network.
     """
     start = push.outputs[push.primary]
     if not bool(torch.isfinite(start).all()):
@@ -58,7 +60,7 @@ def ask(push: Push, *, suspicious: bool = False) -> Response:
     details: dict[str, float] = {"output_rms": rms(start), "output_centred_rms": rms(centred(start, push.batch))}
     unit = details["unit"] = natural_unit(start)
     sensitivity = _sensitivity(push, start)
-    if sensitivity is not None and sensitivity > WILD:
+    if oversized and sensitivity is not None and sensitivity > WILD:
         details["sensitivity_if_smaller"] = _calmed(push, sensitivity)
     movement, predicted, alignment = _steps(push, start, unit)
     residual = None
@@ -160,11 +162,15 @@ def _grad(push: Push, outputs: list[Tensor]) -> list[Tensor | None]:
     )
 
 
-def _silent(push: Push, gradients: Sequence[Tensor | None]) -> set[str]:
+def _silent(named: Iterable[tuple[str, Tensor | None]]) -> set[str]:
     """Names of the parameters whose gradient is exactly zero."""
-    named = [(n, g) for n, g in zip(push.parameters, gradients, strict=True) if g is not None and g.numel()]
-    tops = torch._foreach_norm([g for _, g in named], math.inf) if named else ()
-    return {n for (n, _), top in zip(named, tops, strict=True) if float(top) == 0}
+    return {n for n, g in named if g is not None and g.numel() and _all_zero(g)}
+
+
+def _all_zero(gradient: Tensor) -> bool:
+    # Nearly always the first unit's gradient tells, and the rest need not be read.
+    first = gradient[0] if gradient.ndim > 1 else gradient
+    return not bool(first.any()) and not bool(gradient.any())
 
 
 def _step(push: Push, gradients: Sequence[Tensor | None]) -> float:
@@ -192,7 +198,7 @@ def _steps(push: Push, start: Tensor, unit: float) -> tuple[list[float], float |
     """
     gradients: list[Tensor | None] = [push.gradients[name] for name in push.parameters]
     push.gradients = {}
-    silent = _silent(push, gradients)
+    silent = _silent(zip(push.parameters, gradients, strict=True))
     push.wakes = dict.fromkeys(silent, False)
     direction, origin = push.cotangents[push.primary], centred(start, push.batch)
     movement: list[float] = []
@@ -213,7 +219,7 @@ def _steps(push: Push, start: Tensor, unit: float) -> tuple[list[float], float |
             outputs = _forward(push, graph=True)
         gradients = _grad(push, outputs)
         del outputs
-        left = silent & _silent(push, gradients)
+        left = _silent((n, g) for n, g in zip(push.parameters, gradients, strict=True) if n in silent)
         push.wakes.update(dict.fromkeys(silent - left, True))
         settled = not left or (left == silent and look > 0)
         silent = left

@@ -234,8 +234,8 @@ def twin_rows(parameter: Tensor, use: Use) -> float:
     """Return the share of output units whose incoming weights are, bit for bit, another unit's and not all zero.
 
     Such units compute the same and get the same gradient, so they stay one unit until something else separates them.
-    Units are only compared with those that read the same inputs. One random projection per unit finds the candidates,
-    which are then compared in full.
+    Units are only compared with those that read the same inputs. Where any share their first weight, one random
+    projection per unit finds the candidates, which are then compared in full.
     """
     if use.role != "weight" or parameter.dim() < 2 or parameter.device.type == "meta" or not parameter.numel():
         return 0.0
@@ -243,13 +243,13 @@ def twin_rows(parameter: Tensor, use: Use) -> float:
         w = parameter.detach()
         if not w.is_floating_point():
             return 0.0
-        rows = w.movedim(use.out_dim, 0).reshape(w.shape[use.out_dim], -1)
-        units = rows.shape[0]
+        units = w.shape[use.out_dim]
         if use.groups > 1 and units % use.groups:
             return 0.0
         per_group = units // use.groups
-        if per_group < 2:
+        if per_group < 2 or not _meets_again(w, use.out_dim, use.groups):
             return 0.0
+        rows = w.movedim(use.out_dim, 0).reshape(units, -1)
         rows = rows.float() if rows.dtype in (torch.float16, torch.bfloat16) else rows
         if rows.shape[1] > 4 * _SCREEN and not len(_alike(rows[:, :_SCREEN], use.groups)[0]):
             return 0.0
@@ -261,6 +261,15 @@ def twin_rows(parameter: Tensor, use: Use) -> float:
         twins[first[equal]] = True
         twins[second[equal]] = True
         return float(twins.double().mean())
+
+
+def _meets_again(w: Tensor, out_dim: int, groups: int) -> bool:
+    """Whether any two units of a group share their first weight: random ones seldom do, twins always."""
+    for dim in reversed(range(w.dim())):
+        if dim != out_dim:
+            w = w.select(dim, 0)
+    keys = w.reshape(groups, -1).sort(dim=1).values
+    return bool((keys[:, 1:] == keys[:, :-1]).any())
 
 
 def _alike(rows: Tensor, groups: int) -> tuple[Tensor, Tensor]:
