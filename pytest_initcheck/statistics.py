@@ -19,6 +19,8 @@ _CANCELLED = 1e-2
 _CHUNK = 1 << 20
 #: Elements that fit a core's cache, whatever is read from them.
 _BLOCK = 1 << 17
+#: Elements of one sample from which on it pays to sum sample by sample.
+_RUN = 1 << 14
 #: Elements looked at for the share of zeros in a large tensor, and in how many runs.
 _SAMPLE = 1 << 14
 _RUNS = 64
@@ -159,7 +161,10 @@ def _dot(flat: Tensor) -> float:
 def _on_cpu(x: Tensor, rows: Tensor | None) -> tuple[tuple[float, ...], Tensor | None]:
     flat = _flat(x)
     n = flat.numel()
-    low, high, total, squares = _sweep(flat)
+    # Samples that lie one after the other are averaged in the same pass, while they are in the cache.
+    adjoining = rows is not None and n >= rows.shape[0] * _RUN and rows.is_contiguous()
+    sums = torch.empty(n // rows.shape[0], dtype=flat.dtype) if rows is not None and adjoining else None
+    low, high, total, squares = _sweep(flat, sums)
     if not (math.isfinite(low) and math.isfinite(high)):
         # aminmax hands on NaN; where it met only infinities, min and max still say so.
         return (math.nan, math.nan, math.nan, low, high, _zeros(flat, low, high), math.nan, 1.0), None
@@ -180,7 +185,10 @@ def _on_cpu(x: Tensor, rows: Tensor | None) -> tuple[tuple[float, ...], Tensor |
         variance = 0.0 if low == high else _squares(flat, mean, scale) / n
     variation, common = math.nan, None
     if rows is not None:
-        common = rows.mean(0) if scale == 1.0 else (rows.double() / scale).mean(0)
+        if sums is not None and scale == 1.0:
+            common = sums.div_(rows.shape[0]).view(rows.shape[1:])
+        else:
+            common = rows.mean(0) if scale == 1.0 else (rows.double() / scale).mean(0)
         part = _flat(common)
         variation = square - _dot(part) / part.numel()
         if variation < _CANCELLED * square:
@@ -189,18 +197,28 @@ def _on_cpu(x: Tensor, rows: Tensor | None) -> tuple[tuple[float, ...], Tensor |
     return (mean, variance, square, low, high, _zeros(flat, low, high), variation, scale), common
 
 
-def _sweep(flat: Tensor) -> tuple[float, float, float, float]:
-    """Smallest, largest, sum and sum of squares, block by block: each comes from memory once, not three times."""
+def _sweep(flat: Tensor, sums: Tensor | None = None) -> tuple[float, float, float, float]:
+    """Smallest, largest, sum and sum of squares, block by block: each comes from memory once, not three times.
+
+    Args:
+        flat: the values.
+        sums: filled with the sum over the samples that follow one another in ``flat``.
+    """
     low, high, total, squares = math.inf, -math.inf, 0.0, 0.0
-    for block in flat.split(_BLOCK) if flat.numel() > _BLOCK else (flat,):
-        least, most = torch.aminmax(block)
-        a, b = least.item(), most.item()
-        if a != a or b != b:
-            return math.nan, math.nan, math.nan, math.nan
-        low, high = min(low, a), max(high, b)
-        total += block.sum().item()
-        squares += torch.dot(block, block).item()
-    return low, high, total, squares
+    for sample, row in enumerate(flat.split(sums.numel()) if sums is not None else (flat,)):
+        for start, block in enumerate(row.split(_BLOCK) if row.numel() > _BLOCK else (row,)):
+            least, most = torch.aminmax(block)
+            a, b = least.item(), most.item()
+            if a != a or b != b:
+                return math.nan, math.nan, math.nan, math.nan
+            low, high = min(low, a), max(high, b)
+            squares += torch.dot(block, block).item()
+            if sums is None:
+                total += block.sum().item()
+            else:
+                part = sums[start * _BLOCK : start * _BLOCK + block.numel()]
+                part.add_(block) if sample else part.copy_(block)
+    return low, high, total if sums is None else sums.sum().item(), squares
 
 
 def _on_device(x: Tensor, rows: Tensor | None) -> tuple[Tensor, Tensor | None]:
