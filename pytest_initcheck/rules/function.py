@@ -12,6 +12,8 @@ from .registry import Case, finding, number, rule
 SILENT = 1e-3
 #: Share of the centred squared error on targets that are functions of the input, after 30 Adam steps at its better rate.
 UNREACHED = 0.985
+#: The same for token scores: share of a uniform guess's cross-entropy.
+TOKENS_UNREACHED = 0.52
 #: Correlation of the first step's movement with the direction it was asked to move in.
 ASTRAY = 0.2
 #: RMS over the samples of an output that no unit-scale loss pulls back within a short training.
@@ -76,9 +78,10 @@ def unresponsive(case: Case) -> Iterator[Finding]:
     family="function",
     severity="error",
     threshold=f"output RMS over the samples above {OUT_OF_REACH:g}; or a fit of 30 Adam steps leaves {UNREACHED:.1%} of the error "
-    f"while the first step points elsewhere (correlation below {ASTRAY:g})",
+    f"while the first step points elsewhere (correlation below {ASTRAY:g}); for token scores, {TOKENS_UNREACHED:.0%} of chance",
     evidence="outputs of harmed pairs with an over-scaled layer: 56 and more; of harmless and clean ones: 30 at most. Of harmless "
-    "pairs with a fit that fails (large logits, which cross-entropy forgives), the least correlation is 0.23; of harmed ones, the most 0.16",
+    "pairs with a fit that fails (large logits, which cross-entropy forgives), the least correlation is 0.23; of harmed ones, the most 0.16. "
+    "Token scores: harmed pairs keep 56 to 71 % of chance, harmless ones 37 % at most",
     limits="an output in physical units (pixels, metres) can be that large on purpose: normalise it or silence the rule",
 )
 def unreachable_targets(case: Case) -> Iterator[Finding]:
@@ -98,6 +101,21 @@ def unreachable_targets(case: Case) -> Iterator[Finding]:
             cause=_cause(case, "the forward signal grows from layer to layer"),
             fix=_fix(case),
         )
+    elif r.residual is not None and r.details.get("token_fit"):
+        if r.residual >= TOKENS_UNREACHED:
+            yield finding(
+                "unreachable-targets",
+                "error",
+                _where(case),
+                f"30 Adam steps towards a fixed class for every token leave {number(100 * r.residual)} % of a uniform guess's "
+                f"cross-entropy (at most {number(100 * TOKENS_UNREACHED)} %)",
+                evidence={"residual": r.residual, "allowed": TOKENS_UNREACHED},
+                cause=_cause(
+                    case,
+                    "the scores of a token do not follow the token: a layer is far too loud, or attention is one-hot",
+                ),
+                fix=_fix(case),
+            )
     elif (
         r.residual is not None
         and r.residual >= UNREACHED
