@@ -119,7 +119,6 @@ def run_probe(
             seen = read_graph(subject, watch, graph)
             seconds["graph"] = time.perf_counter() - started
             started = time.perf_counter()
-            outputs = [h.detach().clone() for h in heads]
             half = any(e.dtype is torch.float16 for e in watch.entries) or any(h.dtype is torch.float16 for h in heads)
             scale = float(max(h.numel() for h in heads)) if half else 1.0
             trainable = named_trainable(subject)
@@ -127,6 +126,7 @@ def run_probe(
                 gradients, cotangents = _backward(heads, loss_value, trainable, call.batch, seed, scale, graph)
             except Exception as error:
                 raise _failed("backward", subject, watch, error) from error
+            outputs = [h.detach().clone() for h in heads]
         seconds["backward"] = time.perf_counter() - started
         started = time.perf_counter()
         trace = trace_of(subject, call, watch, gradients, outputs, seen, scale)
