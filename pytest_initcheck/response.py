@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor
 
+from . import statistics
 from .modules import sample_dim
 from .probe import centred
 from .push import Push
@@ -22,8 +23,8 @@ from .records import Response
 STEP = 1e-3
 #: Disturbance of the input, relative to its RMS.
 DISTURBANCE = 1e-2
-#: Learning rates and number of steps of the fit (Adam); the better of the two counts.
-FIT_RATES = (3e-3, 1e-3)
+#: Learning rates (the range in common use) and number of steps of the fit (Adam); the best of them counts.
+FIT_RATES = (3e-3, 1e-3, 3e-4)
 FIT_STEPS = 30
 #: The fit is over once this share of the centred squared error is gone: healthy networks get here in 2 to 15 steps.
 FIT_ENOUGH = 0.9
@@ -31,6 +32,8 @@ FIT_ENOUGH = 0.9
 TOKEN_FIT_ENOUGH = 0.3
 #: Token scores are asked to tell this many classes apart, whatever the vocabulary: the task is as hard for every model.
 TOKEN_CLASSES = 12
+#: Elements that are taken to double precision at a time.
+BLOCK = 1 << 20
 #: Rank of the random functions of the input that serve as targets.
 TARGET_RANK = 32
 #: Gates may stand behind gates (a zero head behind adaLN-zero): after this many steps whatever is still silent is dead.
@@ -84,13 +87,7 @@ def ask(push: Push, *, suspicious: bool = False, oversized: bool = True) -> Resp
 
 def rms(x: Tensor) -> float:
     """Return the root mean square of ``x`` in double precision (0.0 for an empty tensor)."""
-    if x.numel() == 0:
-        return 0.0
-    y = (torch.view_as_real(x) if x.is_complex() else x).detach()
-    top = float(y.abs().max())
-    if top == 0 or not math.isfinite(top):
-        return top
-    return top * float((y.to(torch.float64) / top).square().mean().sqrt())
+    return float(statistics.rms(x))
 
 
 def natural_unit(output: Tensor) -> float:
@@ -111,12 +108,17 @@ def _direction(push: Push, start: Tensor) -> Tensor:
 
 
 def _correlation(a: Tensor, b: Tensor) -> float:
-    a, b = a.flatten().double(), b.flatten().double()
+    """Cosine of two tensors of one shape, in double precision block by block; 0.0 where one is zero or not finite."""
     scale = float(a.abs().max()) if a.numel() else 0.0
     if scale == 0 or not math.isfinite(scale):
         return 0.0
-    a = a / scale
-    return float(torch.dot(a, b) / (a.norm() * b.norm()).clamp_min(1e-300))
+    both = left = right = 0.0
+    for x, y in zip(a.flatten().split(BLOCK), b.flatten().split(BLOCK), strict=True):
+        x, y = x.double() / scale, y.double()
+        both += float(torch.dot(x, y))
+        left += float(torch.dot(x, x))
+        right += float(torch.dot(y, y))
+    return both / max(math.sqrt(left * right), 1e-300)
 
 
 def _sensitivity(push: Push, start: Tensor) -> float | None:
@@ -313,7 +315,7 @@ def _features(push: Push, generator: torch.Generator) -> Tensor:
 
 
 def _fit(push: Push, start: Tensor, unit: float) -> tuple[float, dict[str, float]]:
-    """Return the smallest share of the error that is left within :data:`FIT_STEPS` Adam steps at the better rate.
+    """Return the smallest share of the error that is left within :data:`FIT_STEPS` Adam steps at the best rate.
 
     The error is the centred squared distance to :func:`targets`; where the output scores classes for every token of the
     input, it is the cross-entropy of :func:`labels` over that of a uniform guess, which forgives large scores as the loss

@@ -13,7 +13,7 @@ SILENT = 1e-3
 #: Share of the centred squared error on targets that are functions of the input, after 30 Adam steps at its better rate.
 UNREACHED = 0.985
 #: The same for token scores: share of a uniform guess's cross-entropy.
-TOKENS_UNREACHED = 0.52
+TOKENS_UNREACHED = 0.45
 #: Correlation of the first step's movement with the direction it was asked to move in.
 ASTRAY = 0.2
 #: RMS over the samples of an output that no unit-scale loss pulls back within a short training.
@@ -81,7 +81,7 @@ def unresponsive(case: Case) -> Iterator[Finding]:
     f"while the first step points elsewhere (correlation below {ASTRAY:g}); for token scores, {TOKENS_UNREACHED:.0%} of chance",
     evidence="outputs of harmed pairs with an over-scaled layer: 56 and more; of harmless and clean ones: 30 at most. Of harmless "
     "pairs with a fit that fails (large logits, which cross-entropy forgives), the least correlation is 0.23; of harmed ones, the most 0.16. "
-    "Token scores: harmed pairs keep 56 to 71 % of chance, harmless ones 37 % at most",
+    "Token scores: harmed pairs keep 56 to 71 % of chance, harmless ones 37 % at most (hurt ones 33 to 48)",
     limits="an output in physical units (pixels, metres) can be that large on purpose: normalise it or silence the rule",
 )
 def unreachable_targets(case: Case) -> Iterator[Finding]:
