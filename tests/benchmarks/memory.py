@@ -16,10 +16,9 @@ import statistics
 import subprocess
 import sys
 
+import cost
 import torch
 from torch import nn
-
-import cost
 
 MIB = 2**20
 
@@ -59,7 +58,9 @@ def main() -> None:
     if options.one:
         one(*options.one)
         return
-    print(f"torch {torch.__version__}, {options.threads} threads, MiB over the built model, medians of {options.repeats} processes")
+    print(
+        f"torch {torch.__version__}, {options.threads} threads, MiB over the built model, medians of {options.repeats} processes"
+    )
     print(f"{'network':20} {'parameters':>10} {'bare':>7} {'probe':>7} {'check':>7} {'allowed':>8}")
     for name in cost.CASES:
         if options.only and options.only not in name:
