@@ -16,9 +16,10 @@ import statistics
 import subprocess
 import sys
 
-import cost
 import torch
 from torch import nn
+
+import cost
 
 MIB = 2**20
 
