@@ -277,6 +277,8 @@ class Watch(TorchFunctionMode):
                 del self.entries[-1 - self.entries[::-1].index(merged)]
                 self._calls[self._base(frame.path, merged.kind)] -= 1
                 operation, saturated = merged.operation, merged.saturated
+            if isinstance(module, nn.RNNBase) and module.mode != "RNN_RELU":
+                saturated = saturated_share(out, -1.0, 1.0)
             entry = self._entry(frame.path, type(module).__name__, out, functional=False)
             entry.operation, entry.saturated = operation, saturated
             entry.leaf = not frame.inside

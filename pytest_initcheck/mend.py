@@ -26,6 +26,7 @@ ABOUT_VALUES = frozenset(
         "blocked-gradient",
         "duplicate-units",
         "cut-recurrence",
+        "saturated-state",
         "frozen-parameter",
     )
 )

@@ -211,6 +211,12 @@ SICK_AND_TWIN: dict[str, tuple[str, Callable[[], Any], Callable[[], Any], dict[s
     ),
     "chaotic-response": ("error", lambda: mlp(20, act=nn.Tanh, gain=4.0), lambda: mlp(20, act=nn.Tanh), {}),
     "cut-recurrence": ("error", lambda: Recurrent(-15.0), lambda: Recurrent(-1.0), {"inputs": SEQUENCE}),
+    "saturated-state": (
+        "error",
+        lambda: edited(Recurrent(0.0), "rnn.weight_ih_l0", lambda w: w.mul_(60)),
+        lambda: edited(Recurrent(0.0), "rnn.weight_ih_l0", lambda w: w.mul_(2)),
+        {"inputs": SEQUENCE},
+    ),
     "no-gradient": ("error", lambda: Cut(detach=True), lambda: Cut(detach=False), {}),
     "frozen-parameter": (
         "warning",

@@ -11,6 +11,8 @@ from .registry import Case, finding, number, rule
 TWINS = 0.5
 #: Share of a change of the state that must be left one step later.
 CUT = 1e-3
+#: Share of a recurrent state at its bounds: the geometric middle between harmless (4 %) and harmed (27 %) pairs.
+FULL = 0.1
 #: Factor by which single weights stand out before they are worth a warning, in decades.
 LOUD = 0.8
 
@@ -151,6 +153,30 @@ def cut_recurrence(case: Case) -> Iterator[Finding]:
                 cause=own[0].cause
                 if own
                 else "the gates that carry the state are shut for every sample, or the recurrent weight is zero",
+            )
+
+
+@rule(
+    "saturated-state",
+    family="structure",
+    severity="error",
+    threshold=f"at least {FULL:.0%} of a recurrent layer's state is at its bounds (above 0.99)",
+    evidence="harmed recurrent pairs with over-scaled weights start with 27 to 72 % of their state at its bounds, harmless ones with "
+    "4 % at most",
+    limits="sees torch.nn.RNN with tanh, LSTM and GRU; one layer of an LSTM may saturate inside without showing it in its output",
+)
+def saturated_state(case: Case) -> Iterator[Finding]:
+    """The state of a recurrent layer sits at its bounds for almost every sample, so neither input nor weights move it."""
+    for layer in case.trace.layers.values():
+        if layer.name in case.memory and layer.saturated is not None and layer.saturated >= FULL:
+            own = [s for s in case.culprits if s.name.startswith(layer.module)]
+            yield finding(
+                "saturated-state",
+                "error",
+                [s.name for s in own] or [layer.name],
+                f"{number(100 * layer.saturated)} % of the state of {layer.name} is at its bounds (below {number(100 * FULL)} %)",
+                evidence={"share": layer.saturated, "allowed": FULL},
+                cause=own[0].cause if own else "the input of the layer, or its weights, are far too large for its tanh",
             )
 
 
