@@ -1,0 +1,95 @@
+"""Write the reference pages that come from the code: rules and options.
+
+python docs/generate.py [--check]
+
+``--check`` writes nothing and fails if a page is not what the code says.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from pathlib import Path
+
+from tabulate import tabulate
+
+from pytest_initcheck.rules import RULES, Rule
+from pytest_initcheck.settings import SETTINGS
+
+HERE = Path(__file__).parent
+
+
+def rules() -> str:
+    """One section per rule, by family."""
+    lines = [
+        "# Rules",
+        "",
+        "Generated from the code by `docs/generate.py`. A rule is silenced with `ignore=[\"RULE\"]`, or on some layers with",
+        "`ignore=[\"RULE:GLOB\"]`; every finding prints the line that silences just itself.",
+    ]
+    families = dict.fromkeys(rule.family for rule in RULES.values())
+    for family in families:
+        lines += ["", f"## {family.capitalize()}"]
+        for rule in sorted(RULES.values(), key=lambda r: r.name):
+            if rule.family == family:
+                lines += ["", *section(rule)]
+    return "\n".join(lines) + "\n"
+
+
+def section(rule: Rule) -> list[str]:
+    """The section of one rule."""
+    meaning = inspect.getdoc(rule.judge) or ""
+    return [
+        f"### {rule.name}",
+        "",
+        meaning,
+        "",
+        f"- **Severity**: {rule.severity}",
+        f"- **Threshold**: {rule.threshold}",
+        f"- **Evidence**: {rule.evidence}",
+        f"- **When it is wrong**: {rule.limits}",
+        f'- **Silence**: `ignore=["{rule.name}"]`',
+    ]
+
+
+def options() -> str:
+    """The table of settings, with their names on every surface."""
+    rows = [
+        [
+            f"`{s.name}`",
+            f"`--initcheck-{s.name.replace('_', '-')}={s.metavar}`",
+            f"`initcheck_{s.name}`",
+            f"`--{s.name.replace('_', '-')}`",
+            s.help + (f" ({', '.join(s.choices)})" if s.choices else ""),
+            f"`{s.default!r}`" if s.default not in (None, ()) else "",
+        ]
+        for s in SETTINGS
+    ]
+    table = tabulate(rows, ["keyword, marker", "pytest option", "ini", "command", "what it does", "default"], "github")
+    return (
+        "# Options\n\nGenerated from the code by `docs/generate.py`. A call wins over a marker, a marker over the command line, "
+        "the command line over\nthe ini, the ini over the default. Options that take several values may be repeated.\n\n"
+        f"{table}\n"
+    )
+
+
+PAGES = {"reference/rules.md": rules, "reference/options.md": options}
+
+
+def main(arguments: list[str]) -> int:
+    """Write the pages, or with ``--check`` compare them; return the exit status."""
+    stale = []
+    for name, page in PAGES.items():
+        path, text = HERE / name, page()
+        if "--check" in arguments:
+            if not path.exists() or path.read_text() != text:
+                stale.append(name)
+        else:
+            path.write_text(text)
+    if stale:
+        print(f"not what the code says: {', '.join(stale)}; run python docs/generate.py")
+    return bool(stale)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
