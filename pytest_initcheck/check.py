@@ -161,6 +161,8 @@ def _measured(
         response = ask(
             push, suspicious=any(s.loud for s in culprits), oversized=typical_deviation(trace) > rules.function.LOUD
         )
+        if loss is not None:
+            response = replace(response, details={**response.details, **_loss_of_nothing(probed.rerun_raw, loss)})
         parameters = {n: replace(p, wakes=push.wakes.get(n)) for n, p in trace.parameters.items()}
         missing = [n for n, p in parameters.items() if p.requires_grad and not p.reached]
         called = {layer.module for layer in trace.layers.values()}
@@ -168,6 +170,15 @@ def _measured(
         memory = carried(probed.model, seed=settings.seed)
     trace = replace(trace, parameters=parameters)
     return rules.Case(trace, response, settings, unreached, left, suspects(trace), memory)
+
+
+def _loss_of_nothing(forward: Callable[[], Any], loss: Loss) -> dict[str, float]:
+    """The loss of an output that is zero everywhere: what a model that says nothing would pay."""
+    with torch.no_grad():
+        output = forward()
+        if not isinstance(output, Tensor) or not output.is_floating_point():
+            return {}  # a structure whose parts the loss may read in any way
+        return {"loss_of_zero_output": float(loss(torch.zeros_like(output)))}
 
 
 def _passes(findings: Iterable[Finding], settings: Settings) -> bool:

@@ -210,6 +210,18 @@ SICK_AND_TWIN: dict[str, tuple[str, Callable[[], Any], Callable[[], Any], dict[s
         {},
     ),
     "chaotic-response": ("error", lambda: mlp(20, act=nn.Tanh, gain=4.0), lambda: mlp(20, act=nn.Tanh), {}),
+    "explosive-response": (
+        "warning",
+        lambda: edited(mlp(), "16.weight", lambda w: w.mul_(200)),
+        lambda: edited(mlp(), "16.weight", lambda w: w.mul_(5)),
+        {},
+    ),
+    "overconfident-output": (
+        "warning",
+        lambda: edited(mlp(), "16.weight", lambda w: w.mul_(30)),
+        mlp,
+        {"loss": lambda y: nn.functional.cross_entropy(y, torch.arange(32) % 4)},
+    ),
     "cut-recurrence": ("error", lambda: Recurrent(-15.0), lambda: Recurrent(-1.0), {"inputs": SEQUENCE}),
     "saturated-state": (
         "error",
