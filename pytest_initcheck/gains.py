@@ -109,7 +109,7 @@ def gain(activation: str | nn.Module | Function, *, moment: Moment = "square", *
         inner = 1.0 / gain(_GATED[name], moment="square") ** 2
         return 1.0 / math.sqrt(inner)  # E[a] = 0, so the product has no mean and both moments agree
     if name == "prelu":
-        return _leaky(float(options.pop("init", 0.25)) ** 2, float(0.25), moment)
+        return _leaky(float(options.pop("init", 0.25)) ** 2, 0.25, moment)
     if name == "rrelu":
         low, high = float(options.get("lower", 1 / 8)), float(options.get("upper", 1 / 3))
         return _leaky((low * low + low * high + high * high) / 3, (low + high) / 2, moment)

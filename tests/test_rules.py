@@ -212,7 +212,7 @@ SICK_AND_TWIN: dict[str, tuple[str, Callable[[], Any], Callable[[], Any], dict[s
     "chaotic-response": ("error", lambda: mlp(20, act=nn.Tanh, gain=4.0), lambda: mlp(20, act=nn.Tanh), {}),
     "explosive-response": (
         "warning",
-        lambda: edited(mlp(), "16.weight", lambda w: w.mul_(200)),
+        lambda: edited(mlp(), "16.weight", lambda w: w.mul_(1000)),
         lambda: edited(mlp(), "16.weight", lambda w: w.mul_(5)),
         {},
     ),
