@@ -1,4 +1,4 @@
-"""Write the reference pages that come from the code: rules and options.
+"""Write what the documentation takes from the code: the reference of rules and options, and the output in the README.
 
 python docs/generate.py [--check]
 
@@ -8,6 +8,8 @@ python docs/generate.py [--check]
 from __future__ import annotations
 
 import inspect
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -24,8 +26,8 @@ def rules() -> str:
     lines = [
         "# Rules",
         "",
-        "Generated from the code by `docs/generate.py`. A rule is silenced with `ignore=[\"RULE\"]`, or on some layers with",
-        "`ignore=[\"RULE:GLOB\"]`; every finding prints the line that silences just itself.",
+        'Generated from the code by `docs/generate.py`. A rule is silenced with `ignore=["RULE"]`, or on some layers with',
+        '`ignore=["RULE:GLOB"]`; every finding prints the line that silences just itself.',
     ]
     families = dict.fromkeys(rule.family for rule in RULES.values())
     for family in families:
@@ -73,6 +75,18 @@ def options() -> str:
     )
 
 
+def readme(text: str) -> str:
+    """The README with the output of its first console block as the command gives it now."""
+    fence = "```console\n$ "
+    start = text.index(fence) + len(fence)
+    command, _, _ = text[start:].partition("\n")
+    end = text.index("\n```", start)
+    environment = {**os.environ, "COLUMNS": "80", "PYTHONIOENCODING": "utf-8"}
+    program = [sys.executable, "-m", "pytest_initcheck", *command.split()[1:]]
+    done = subprocess.run(program, cwd=HERE / "examples", env=environment, capture_output=True, text=True, check=False)
+    return text[:start] + command + "\n" + done.stdout.rstrip() + text[end:]
+
+
 PAGES = {"reference/rules.md": rules, "reference/options.md": options}
 
 
@@ -86,6 +100,10 @@ def main(arguments: list[str]) -> int:
                 stale.append(name)
         else:
             path.write_text(text)
+    if "--check" not in arguments:
+        # Written but not compared: the last digit of a measured number is the processor's.
+        path = HERE.parent / "README.md"
+        path.write_text(readme(path.read_text()))
     if stale:
         print(f"not what the code says: {', '.join(stale)}; run python docs/generate.py")
     return bool(stale)
