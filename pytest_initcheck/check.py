@@ -17,7 +17,7 @@ from .errors import ProbeError, SettingsError, UnhealthyInit
 from .inputs import Call, resolve_inputs
 from .localise import suspects, typical_deviation
 from .mend import mend
-from .probe import run_probe
+from .probe import run_probe, sample_dim
 from .push import push_of
 from .reach import unreached_reasons
 from .records import Finding, Report
@@ -152,6 +152,14 @@ def _measured(
     subject: nn.Module, call: Call, left: dict[str, str], loss: Loss | None, settings: Settings
 ) -> rules.Case:
     """Everything that touches the model, inside the guard that leaves no trace."""
+    told: list[str] = []
+    alike = _alike(call)
+    if alike:
+        # Centred over equal samples everything is zero: ask about the output as a whole instead.
+        call = replace(call, batch=None)
+        told.append("all samples of the inputs are equal: whether the model tells inputs apart was not judged")
+    elif call.batch == 1:
+        told.append("one sample: nothing that compares samples (input-blind, dead units) was judged")
     with untouched(subject, tensors=call.tensors) as guard:
         guard.backup_parameters()  # a forward pass may write to its own weights
         probed = run_probe(subject, call, guard=guard, loss=loss, seed=settings.seed, mode=settings.mode)
@@ -168,8 +176,18 @@ def _measured(
         called = {layer.module for layer in trace.layers.values()}
         unreached = unreached_reasons(probed.model, push, missing, called)
         memory = carried(probed.model, seed=settings.seed)
-    trace = replace(trace, parameters=parameters)
+    trace = replace(trace, parameters=parameters, unseen=(*trace.unseen, *told))
+    if alike:
+        response = replace(response, details={**response.details, "equal_samples": 1.0})
     return rules.Case(trace, response, settings, unreached, left, suspects(trace), memory)
+
+
+def _alike(call: Call) -> bool:
+    """Whether there are several samples and every input is the same for all of them."""
+    if call.batch is None or call.batch < 2:
+        return False
+    per_sample = [(t, d) for t in call.tensors if (d := sample_dim(t, call.batch)) is not None]
+    return bool(per_sample) and all(bool((t == t.narrow(d, 0, 1)).all()) for t, d in per_sample)
 
 
 def _loss_of_nothing(forward: Callable[[], Any], loss: Loss) -> dict[str, float]:

@@ -323,6 +323,14 @@ def test_half_precision(dtype: str) -> None:
     assert check_init(net(), X, dtype=dtype).ok
 
 
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_equal_samples_are_said_and_fail_nothing(value: float) -> None:
+    report = check_init(net(), torch.full((8, 16), value))
+
+    assert report.ok
+    assert "equal-samples" in {f.rule for f in report.findings if f.severity == "warning"}
+
+
 def test_several_seeds_give_the_spread_of_every_layer() -> None:
     report = check_init(net, X, seeds=4)
 

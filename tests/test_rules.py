@@ -262,6 +262,12 @@ SICK_AND_TWIN: dict[str, tuple[str, Callable[[], Any], Callable[[], Any], dict[s
     "exploding-activations": ("warning", lambda: normed(14, 2.0), lambda: normed(14, 1.0), {}),
     "vanishing-gradients": ("warning", lambda: mlp(30, gain=0.8), lambda: mlp(30), {}),
     "exploding-gradients": ("warning", lambda: quiet_head(14, 2.0), lambda: quiet_head(14, 1.0), {}),
+    "equal-samples": (
+        "warning",
+        mlp,
+        mlp,
+        {"inputs": torch.ones(32, 64), "twin": {"inputs": X}},
+    ),
     "dead-units": (
         "warning",
         lambda: edited(mlp(), "4.bias", lambda b: b[:-2].fill_(-20.0)),
@@ -286,6 +292,7 @@ SICK_AND_TWIN: dict[str, tuple[str, Callable[[], Any], Callable[[], Any], dict[s
 def found(make: Callable[[], Any], rule: str, options: dict[str, Any]) -> list[str]:
     torch.manual_seed(0)
     options = {"inputs": X, "select": [rule], **options}
+    options.pop("twin", None)
     report = check_init(make(), options.pop("inputs"), **options)
     return [f.severity for f in report.findings if f.rule == rule]
 
@@ -305,7 +312,7 @@ def test_the_sick_model_is_caught(rule: str) -> None:
 def test_its_healthy_twin_is_not(rule: str) -> None:
     severity, _, twin, options = SICK_AND_TWIN[rule]
 
-    assert severity not in found(twin, rule, options)
+    assert severity not in found(twin, rule, {**options, **options.get("twin", {})})
 
 
 def test_a_part_that_other_arguments_would_use_is_a_note_and_a_forgotten_one_an_error() -> None:

@@ -51,6 +51,26 @@ def input_blind(case: Case) -> Iterator[Finding]:
 
 
 @rule(
+    "equal-samples",
+    family="signal",
+    severity="warning",
+    threshold="two samples or more, and every input is the same for all of them",
+    evidence="torch.zeros and torch.ones are what people pass to get something through; centred over equal samples every number is 0",
+    limits="inputs that differ in a part that the model ignores count as different",
+)
+def equal_samples(case: Case) -> Iterator[Finding]:
+    """The inputs say nothing, so neither can the check: whether the model tells samples apart was not judged."""
+    if case.response.details.get("equal_samples"):
+        yield finding(
+            "equal-samples",
+            "warning",
+            (),
+            "all samples of the inputs are equal: whether the model tells inputs apart was not judged",
+            cause="pass inputs that differ, such as torch.randn of this shape, or a shape string",
+        )
+
+
+@rule(
     "vanishing-activations",
     family="signal",
     severity="warning",
