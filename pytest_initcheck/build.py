@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from .errors import ProbeError
+from .errors import InitcheckError, ProbeError
 from .statistics import measure, settle
 
 Factory = Callable[[], nn.Module]
@@ -28,10 +28,16 @@ def build(factory: Factory, seed: int) -> tuple[nn.Module, dict[str, str]]:
     afterwards was allocated and left. Generators and torch's settings are put back.
 
     Raises:
-        ProbeError: the factory returned no module.
+        ProbeError: the factory raised, or returned no module.
     """
     with seeded(seed), filled_memory():
-        model = factory()
+        try:
+            model = factory()
+        except InitcheckError:
+            raise  # a target that knows better what went wrong
+        except Exception as error:
+            message = str(error).strip().split("\n")[0]
+            raise ProbeError(f"the factory raised {type(error).__name__}: {message}") from error
     if not isinstance(model, nn.Module):
         raise ProbeError(f"the factory must return an nn.Module (it returned {type(model).__name__})")
     return model, unwritten(model)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 import traceback
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from . import report_files
 from .cli import COULD_NOT_TELL, HEALTHY, UNHEALTHY, add_output_arguments, columns, use_color
 from .errors import InitcheckError
 from .hooked import run_check
@@ -34,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="example input such as 2x3x32x32 or 8x64:int64, once for each argument of the model (default: inferred)",
     )
     parser.add_argument("--format", choices=("text", "json"), default="text", help="(default: text)")
+    parser.add_argument("--report", action="append", default=[], metavar="FORMAT:PATH", help=report_files.HELP)
     add_output_arguments(parser)
     add_options(parser.add_argument)
 
@@ -42,6 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Check every model; one that cannot be checked does not keep the others from it."""
     asked = given(arguments)
     inputs = "; ".join(arguments.input) if arguments.input else None
+    destinations = report_files.parse(arguments.report, called="--report", base=Path.cwd())
     hook = _plugins().hook
     reports: list[Report] = []
     status = HEALTHY
@@ -65,6 +69,12 @@ def run(arguments: argparse.Namespace) -> int:
             print(text, flush=True)
             before = text
         reports.append(report)
+    try:
+        report_files.write(reports, destinations)
+        report_files.append_step_summary(reports)
+    except OSError as e:
+        print(f"initcheck: a report could not be written: {e}", file=sys.stderr)
+        status = COULD_NOT_TELL
     if arguments.format == "json":
         _print_json(reports, several=len(arguments.specs) > 1)
     elif len(arguments.specs) > 1 and not arguments.quiet:

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from . import report_files
 from .errors import SettingsError
 from .options import add_options, described, given, validate
+from .report_files import Destination
 from .settings import SETTINGS, Setting, Settings
 
 PREFIX = "initcheck-"
@@ -28,6 +30,7 @@ class Configuration:
         command_line: settings given as options.
         ini: settings given in the configuration file.
         junit: whether items write JUnit properties.
+        reports: files to write the reports of the run to.
     """
 
     enabled: bool
@@ -35,6 +38,7 @@ class Configuration:
     command_line: Mapping[str, Any]
     ini: Mapping[str, Any]
     junit: bool
+    reports: tuple[Destination, ...] = ()
 
 
 CONFIGURATION = pytest.StashKey[Configuration]()
@@ -49,6 +53,13 @@ def register(parser: pytest.Parser) -> None:
         default=None,  # tells "not given", which leaves it to the ini
         help="check the models of initcheck_models and of model_case where they start (ini: initcheck = true)",
     )
+    group.addoption(
+        "--initcheck-report",
+        action="append",
+        default=None,
+        metavar="FORMAT:PATH",
+        help=f"{report_files.HELP} (repeatable)",
+    )
     add_options(group.addoption, PREFIX)
     parser.addini(
         "initcheck", "check models in every run, as --initcheck does (default: false)", type="bool", default=False
@@ -60,6 +71,7 @@ def register(parser: pytest.Parser) -> None:
         type="linelist",
         default=[],
     )
+    parser.addini("initcheck_report", f"{report_files.HELP}, one a line", type="linelist", default=[])
     parser.addini(
         "initcheck_junit", "write verdict and findings as JUnit properties (default: false)", type="bool", default=False
     )
@@ -89,12 +101,17 @@ def read(config: pytest.Config) -> Configuration:
         value = config.getini("verbosity_initcheck")
         raise SettingsError(f"verbosity_initcheck must be a whole number or auto (got {value!r})") from None
     flag = config.getoption("initcheck")
+    asked = config.getoption("initcheck_report")
+    called = "initcheck_report" if asked is None else "--initcheck-report"
+    wanted = _getini(config, "initcheck_report", "a list of lines") if asked is None else asked
+    base = config.rootpath if asked is None else config.invocation_params.dir
     return Configuration(
         enabled=bool(_getini(config, "initcheck", "true or false") if flag is None else flag),
         models=tuple(_getini(config, "initcheck_models", "a list of lines")),
         command_line=given(config.option, PREFIX),
         ini=ini,
         junit=bool(_getini(config, "initcheck_junit", "true or false")),
+        reports=report_files.parse(wanted, called=called, base=base),
     )
 
 

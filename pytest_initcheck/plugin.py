@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from . import configuration
+from . import configuration, report_files
 from .configuration import CONFIGURATION
-from .errors import InitcheckError, TargetError, UnhealthyInit
+from .errors import InitcheckError, InitcheckWarning, TargetError, UnhealthyInit
 from .hooked import extra_rules
 from .items import REPORTS, BrokenItem, ModelItem, case_item, case_of, check_in, target_item
 from .options import flag
+from .records import Report
 from .settings import BY_NAME, SETTINGS
 
 if TYPE_CHECKING:
-    from .records import Report
     from .targets import Target
 
 #: Names of decorated factories that were not collected, because nobody asked.
@@ -188,6 +188,20 @@ class Gate:
         records = getattr(report, "initcheck", None)
         if records:
             self._records[report.nodeid] = records
+
+    def pytest_sessionfinish(self) -> None:
+        """Write report files; xdist's workers only report, their controller writes."""
+        if hasattr(self._config, "workerinput"):
+            return
+        records = [record for found in self._records.values() for record in found if "trace" in record]
+        reports = [Report.from_dict(record) for record in records]
+        try:
+            report_files.write(reports, self._config.stash[CONFIGURATION].reports)
+            report_files.append_step_summary(reports)
+        except OSError as e:
+            self._config.issue_config_time_warning(
+                InitcheckWarning(f"a report could not be written: {e}"), stacklevel=1
+            )
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         verbosity = self._config.get_verbosity("initcheck")
