@@ -6,6 +6,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .apply import apply_init as apply_init
+    from .apply import recommend_init as recommend_init
     from .check import assert_healthy_init as assert_healthy_init
     from .check import check_init as check_init
     from .errors import InitcheckError as InitcheckError
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 
 # Lazy (PEP 562): pytest imports this package on every run, and torch must not come with it.
 _HOME = {
+    "apply_init": "apply",
+    "recommend_init": "apply",
     "assert_healthy_init": "check",
     "check_init": "check",
     "model_case": "items",

@@ -20,6 +20,7 @@ HEALTHY, UNHEALTHY, COULD_NOT_TELL = 0, 1, 2
 #: and is imported only when its command is named.
 COMMANDS = {
     "check": ("cli_check", "say whether models train from the weights they start with"),
+    "recommend": ("cli_recommend", "say what each parameter's initialization is and should be"),
 }
 
 

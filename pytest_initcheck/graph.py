@@ -135,9 +135,10 @@ class Graph:
 
     Args:
         roots: the tensors; what does not lead to any of them is not seen.
+        made: nodes whose outputs are weights that were computed from parameters.
     """
 
-    def __init__(self, roots: Iterable[Tensor]) -> None:
+    def __init__(self, roots: Iterable[Tensor], made: Iterable[Any] = ()) -> None:
         self.nodes: list[Any] = []
         self.consumers: dict[Any, list[tuple[Any, int]]] = {}
         self._leaves: dict[int, Any] = {}
@@ -157,13 +158,21 @@ class Graph:
                     self.consumers[parent] = []
                     todo.append(parent)
                 self.consumers[parent].append((node, position))
+        #: nodes between parameters and the weights made of them
+        self._making = {node for node in made if node in self.consumers}
+        todo = list(self._making)
+        while todo:
+            for parent, _ in todo.pop().next_functions:
+                if parent is not None and parent not in self._making:
+                    self._making.add(parent)
+                    todo.append(parent)
 
     def reaches(self, leaf: Tensor) -> bool:
         """Return whether the roots depend on ``leaf``."""
         return id(leaf) in self._leaves
 
     def uses(self, leaf: Tensor) -> list[Use]:
-        """Return how the roots use ``leaf``, looking through views and casts of it."""
+        """Return how the roots use ``leaf``, looking through views and casts of it, and through parametrizations."""
         start = self._leaves.get(id(leaf))
         found: list[Use] = []
         seen = set()
@@ -175,7 +184,9 @@ class Graph:
                     continue
                 seen.add((consumer, position))
                 name = operation(consumer)
-                if name in _VIEWS:
+                if consumer in self._making:
+                    todo.append((consumer, transposed))
+                elif name in _VIEWS:
                     todo.append((consumer, transposed ^ _exchanges(name, consumer)))
                 else:
                     found.append(Use(name, position, transposed, consumer))

@@ -11,9 +11,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import ParametrizationList
 from torch.overrides import TorchFunctionMode
 
-from .modules import layer_modules, measurable, own_parameters, parameter_names, sample_dim, tensors
+from .modules import layer_modules, made_by_hooks, measurable, own_parameters, parameter_names, sample_dim, tensors
 from .statistics import Pending, measure, rms, saturated_share
 from .weights import Use, uses
 
@@ -193,6 +194,8 @@ class Watch(TorchFunctionMode):
         self._recording = False
         self._scripted: list[str] = []
         self.uses: dict[str, Use] = {}
+        #: nodes of the weights that parametrizations made
+        self.made: list[Any] = []
 
     # -- the forward pass
 
@@ -206,6 +209,11 @@ class Watch(TorchFunctionMode):
                 module.register_forward_pre_hook(self._entering(path, own), with_kwargs=True, prepend=True)
             )
             self._handles.append(module.register_forward_hook(self._leaving))
+        for module in self._model.modules():
+            if isinstance(module, ParametrizationList):
+                self._handles.append(
+                    module.register_forward_hook(lambda _, __, weight: self.made.append(weight.grad_fn))
+                )
         self._recording = True
         super().__enter__()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
         return self
@@ -234,6 +242,7 @@ class Watch(TorchFunctionMode):
             handle.remove()
         self._handles.clear()
         self._stack.clear()
+        self.made.clear()
         for entry in self.entries:
             entry.node = None
 
@@ -259,6 +268,7 @@ class Watch(TorchFunctionMode):
     def _leaving(self, module: nn.Module, args: Any, output: Any) -> None:
         if not self._recording:
             return
+        self.made += made_by_hooks(module)
         # A module whose exception was caught by its caller never left.
         while self._stack and self._stack[-1].module is not module:
             self._stack.pop()

@@ -38,6 +38,12 @@ def own_parameters(module: nn.Module) -> Iterator[nn.Parameter]:
         yield from lists.parameters()
 
 
+def made_by_hooks(module: nn.Module) -> list[Any]:
+    """Return the nodes of the weights that ``torch.nn.utils.weight_norm`` and its kin compute before each call."""
+    names = [getattr(hook, "name", None) for hook in module._forward_pre_hooks.values()]
+    return [w.grad_fn for n in names if isinstance(n, str) and isinstance(w := vars(module).get(n), Tensor)]
+
+
 def parameter_names(model: nn.Module) -> dict[int, str]:
     """Return ``id(parameter) -> name``, each under the first of its names."""
     return {id(p): name for name, p in model.named_parameters()}

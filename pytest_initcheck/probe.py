@@ -115,7 +115,7 @@ def run_probe(
             if not heads:
                 raise ProbeError(_nothing_to_pull(subject, raw))
             loss_value = _loss_of(loss, raw)
-            graph = Graph(heads if loss_value is None else [*heads, loss_value])
+            graph = Graph(heads if loss_value is None else [*heads, loss_value], watch.made)
             seen = read_graph(subject, watch, graph)
             seconds["graph"] = time.perf_counter() - started
             started = time.perf_counter()

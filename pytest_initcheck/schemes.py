@@ -215,9 +215,12 @@ def lecun(fan_in: int, *, kind: str = "normal") -> Draw:
     return Draw(kind, 1.0 / math.sqrt(fan_in), why=f"lecun {kind} (LeCun et al. 1998)")
 
 
-def orthogonal(fan_in: int, fan_out: int, *, gain: float = 1.0) -> Draw:
-    """Return a (semi-)orthogonal matrix times ``gain``: Saxe et al. 2014; its values have std ``gain / sqrt(max(fans))``."""
-    return Draw("orthogonal", gain / math.sqrt(max(fan_in, fan_out)), gain, why="orthogonal (Saxe et al. 2014)")
+def orthogonal(fan_in: int, units: int, *, gain: float = 1.0) -> Draw:
+    """Return a (semi-)orthogonal matrix of units by inputs, times ``gain``: Saxe et al. 2014.
+
+    Its values have std ``gain / sqrt(max(fan_in, units))``: rows are orthonormal, or columns where there are more units.
+    """
+    return Draw("orthogonal", gain / math.sqrt(max(fan_in, units)), gain, why="orthogonal (Saxe et al. 2014)")
 
 
 def siren(fan_in: int, *, first: bool, omega: float = 30.0) -> Draw:
@@ -256,6 +259,7 @@ def by_fans(
     fan_out: int,
     followed_by: str | None = None,
     *,
+    units: int | None = None,
     gain: float | None = None,
     mode: str = "fan_in",
     std: float | None = None,
@@ -268,6 +272,7 @@ def by_fans(
         fan_in: number of inputs that one output sums over.
         fan_out: number of outputs that one input feeds.
         followed_by: nonlinearity behind the weight; gives the gain where the scheme has one.
+        units: number of outputs, in one group (default: ``fan_out``, which counts each position of a kernel).
         gain: the gain instead; xavier and identity default to 1, the others to what ``followed_by`` asks for.
         mode: fan of kaiming.
         std: std of ``normal`` and ``truncated_normal`` (default 0.02), of all values of ``sparse``.
@@ -288,8 +293,9 @@ def by_fans(
     if family == "lecun":
         return lecun(fan_in, kind=kind)
     if scheme == "orthogonal":
-        return orthogonal(fan_in, fan_out, gain=own)
+        return orthogonal(fan_in, units or fan_out, gain=own)
     if scheme == "delta_orthogonal":
+        # Zero but for the middle of the kernel: its positions count in both fans, the values in one position only.
         return replace(orthogonal(fan_in, fan_out, gain=own), kind=scheme, why="delta-orthogonal (Xiao et al. 2018)")
     if scheme == "sparse":
         size = own / math.sqrt(fan_in) if std is None else std

@@ -12,20 +12,15 @@ the clean model makes. Prints the two shares and every pair that has no fix or w
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
-import sys
 import time
-import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from pairs import ENOUGH, load, progress
 from pytest_initcheck import check_init
-
-#: Share of the clean model's progress from which on a fault counts as cured (the folder's own line for "harmless").
-ENOUGH = 0.85
 
 
 def offered(arch: str, fault: str, modules: Any) -> tuple[str, str, list[str]]:
@@ -39,22 +34,6 @@ def offered(arch: str, fault: str, modules: Any) -> tuple[str, str, list[str]]:
     return (first.fix, first.rule, [f.rule for f in errors]) if first else ("", "", [f.rule for f in errors])
 
 
-def progress(arch: str, fault: str, fix: str, clean: dict[str, Any], modules: Any) -> dict[str, float]:
-    """Share of the clean model's progress that the repaired copy makes, by learning rate; stops at the first that is enough."""
-    ref, floor = clean["ref"], clean["end"]["adam"]
-    best = clean["best_lr"]["adam"]
-    found: dict[str, float] = {}
-    for rate in sorted(modules.train.LRS["adam"], key=lambda r: r != best):
-        model, _ = modules.faults.build_pair(arch, fault)
-        torch.manual_seed(0)
-        exec(fix, {"model": model, "torch": torch})
-        losses, _ = modules.train.train(arch, model, "adam", rate, floor)
-        found[str(rate)] = (ref - modules.train.end(losses)) / (ref - floor)
-        if found[str(rate)] >= ENOUGH:
-            break
-    return found
-
-
 def main() -> None:
     """Check, repair, train, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -64,12 +43,7 @@ def main() -> None:
     parser.add_argument("--fault", help="only these faults, separated by commas")
     parser.add_argument("--out", type=Path, help="JSON of every pair")
     options = parser.parse_args()
-    warnings.filterwarnings("ignore")
-    torch.set_num_threads(1)
-    torch.set_flush_denormal(True)
-    sys.path.insert(0, str(options.folder))
-    modules = argparse.Namespace(**{name: importlib.import_module(name) for name in ("archs", "faults", "train")})
-    labels = json.loads((options.folder / "labels.json").read_text())
+    modules, labels = load(options.folder)
     kinds = ("harmed", "hurt") if options.hurt else ("harmed",)
     pairs = [p for p in labels["pairs"] if p["label"] in kinds]
     pairs = [p for p in pairs if not options.arch or p["arch"] in options.arch.split(",")]
@@ -87,7 +61,11 @@ def main() -> None:
         }
         row |= {"fix": fix, "rule": rule, "check_seconds": time.perf_counter() - start}
         if fix:
-            row["progress"] = progress(arch, fault, fix, labels["clean"][arch], modules)
+
+            def repair(model: torch.nn.Module, fix: str = fix) -> None:
+                exec(fix, {"model": model, "torch": torch})
+
+            row["progress"] = progress(arch, fault, repair, labels["clean"][arch], modules)
         rows.append(row)
         if options.out:
             options.out.write_text(json.dumps(rows, indent=1))

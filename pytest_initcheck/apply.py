@@ -1,0 +1,359 @@
+"""apply_init and recommend_init: plan what a scheme does to a model, do it, and prove that it helped."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
+
+from .auto import Values, recurrent_kind
+from .calibrate import calibrate
+from .choices import chooser, scheme_called
+from .errors import ProbeError, SettingsError, UnhealthyInit
+from .inputs import Call, resolve_inputs
+from .plan import Change, Plan
+from .schemes import Draw, fill_
+from .state import untouched
+from .wiring import Place, Wiring, module_wiring, read_wiring
+
+if TYPE_CHECKING:
+    from .records import Report
+
+Patterns = str | Iterable[str]
+
+
+def apply_init(
+    model: nn.Module,
+    scheme: str | Mapping[str, str | Draw] = "auto",
+    inputs: Any = None,
+    *,
+    include: Patterns = "*",
+    exclude: Patterns = (),
+    seed: int | None = None,
+    generator: torch.Generator | None = None,
+    dry_run: bool = False,
+    verify: bool = False,
+    loss: Callable[[Any], Tensor] | None = None,
+    tolerance: float = 0.05,
+    passes: int = 10,
+    **options: Any,
+) -> Plan:
+    """Initialize ``model`` in place, in the manner of ``torch.nn.init``, and return what was done.
+
+    Biases become zero (the forget gate of an LSTM 1), norms one and zero, embeddings normal; weights follow the scheme.
+    Parameters on which the output does not depend are left alone. Nothing is changed if anything raises: a copy of the
+    parameters is kept until all is done.
+
+    Args:
+        model: the module; built, not lazy, not on the meta device.
+        scheme: a key of :data:`~pytest_initcheck.choices.SCHEMES`, or glob of names -> key or
+            :class:`~pytest_initcheck.schemes.Draw`, the first that matches counts; what none matches is left alone.
+        inputs: as :func:`~pytest_initcheck.check_init`; the model is run once to see where each weight stands.
+        include: globs of the parameters to change.
+        exclude: globs of parameters to leave alone.
+        seed: makes the values reproducible; torch's own generator is neither used nor advanced then.
+        generator: the same with a generator of yours.
+        dry_run: return the plan and change nothing.
+        verify: check the model before and after, and raise, with the old values back, if it is not healthier.
+        loss: as :func:`~pytest_initcheck.check_init`, for ``verify``.
+        tolerance: for ``"lsuv"``: how far the std of a layer's output may be from 1.
+        passes: for ``"lsuv"``: forward passes for one weight at most.
+        **options: of the scheme: ``gain``, ``mode``, ``std``, ``sparsity``, ``base_width``, ``omega``.
+
+    Returns:
+        The plan, one entry for every parameter.
+
+    Raises:
+        SettingsError: an argument, a pattern or a parameter cannot be used.
+        ProbeError: the scheme must see the model run, and it could not be run.
+        UnhealthyInit: ``verify``, and the model is not healthier.
+    """
+    if seed is not None and generator is not None:
+        raise SettingsError("seed and generator exclude each other; pass one of them")
+    _refuse(model)
+    generator = torch.Generator().manual_seed(seed) if seed is not None else generator
+    wiring, call = _seen(model, scheme, inputs, options)
+    values = {name: _values(model, place) for name, place in wiring.places.items()}
+    changes = _plan(model, scheme, wiring, values, options, _list(include), _list(exclude))
+    plan = Plan(
+        scheme if isinstance(scheme, str) else "by pattern", tuple(changes), notes=tuple(_notes(scheme, wiring))
+    )
+    lsuv = scheme == "lsuv"
+    if dry_run and not lsuv:
+        return plan
+    before = _report(model, inputs, loss) if verify else None
+    kept = {n: p.detach().clone() for n, p in model.named_parameters()}
+    try:
+        _fill(model, plan, generator)
+        if lsuv:
+            assert call is not None
+            plan = _calibrated(model, call, plan, values, tolerance=tolerance, passes=passes)
+        if before is not None:
+            plan = replace(plan, notes=(*plan.notes, _compared(before, _report(model, inputs, loss))))
+    except BaseException:
+        _put_back(model, kept)
+        raise
+    if dry_run:
+        _put_back(model, kept)
+        return plan
+    return replace(plan, applied=True)
+
+
+def recommend_init(model: nn.Module, inputs: Any = None, *, scheme: str = "auto", **arguments: Any) -> Plan:
+    """Return what the initialization of each parameter of ``model`` is and should be; nothing is changed.
+
+    Args:
+        model, inputs, scheme: as :func:`apply_init`.
+        **arguments: further ones of :func:`apply_init`.
+    """
+    return apply_init(model, scheme, inputs, dry_run=True, **arguments)
+
+
+# -- what there is
+
+
+def _refuse(model: Any) -> None:
+    if not isinstance(model, nn.Module):
+        raise SettingsError(f"model must be an nn.Module, which is changed in place (got {type(model).__name__})")
+    for name, p in model.named_parameters():
+        if isinstance(p, UninitializedParameter):
+            raise SettingsError(f"{name} has no shape yet; run one batch through the lazy model, then initialize it")
+        if p.device.type == "meta":
+            raise SettingsError(f"{name} is on the meta device; call model.to_empty(device=...) first")
+        if any(cls.__name__ == "DTensor" for cls in type(p).__mro__):
+            raise SettingsError(f"{name} is a DTensor; initialize the model before it is distributed")
+
+
+def _seen(
+    model: nn.Module, scheme: str | Mapping[str, str | Draw], inputs: Any, options: Mapping[str, Any]
+) -> tuple[Wiring, Call | None]:
+    named = [scheme] if isinstance(scheme, str) else [s for s in scheme.values() if isinstance(s, str)]
+    needed = [s for s in named if scheme_called(s).needs_graph and "gain" not in options]
+    try:
+        call = resolve_inputs(model, inputs, device=None, dtype=None, seed=0)
+        return read_wiring(model, call), call
+    except ProbeError as e:
+        if needed or inputs is not None:
+            raise ProbeError(f"scheme {(needed or named)[0]!r} must see the model run once: {e}") from e
+        return module_wiring(model), None
+
+
+def _values(model: nn.Module, place: Place) -> Values:
+    tensor = _tensor(model, place)
+    if not tensor.is_floating_point() or not tensor.numel():
+        return Values(math.nan, False, True)
+    v = tensor.detach()
+    v = v.float() if v.dtype in (torch.float16, torch.bfloat16) else v
+    scale = float(v.abs().max())
+    rms = scale * float((v / scale).square().mean().sqrt()) if 0 < scale < math.inf else scale
+    constant = bool((v == v.reshape(-1)[0]).all())
+    return Values(rms, constant, math.isfinite(scale), recurrent_kind(place.kind))
+
+
+def _tensor(model: nn.Module, place: Place) -> Tensor:
+    """The tensor that users know by the name, also where a parametrization makes it."""
+    path, _, attribute = place.name.rpartition(".")
+    if place.parameters[0].endswith("_g"):
+        g, v = (model.get_parameter(n) for n in place.parameters)
+        return torch._weight_norm(v, g, _norm_dim(model, path, attribute))
+    tensor = getattr(model.get_submodule(path), attribute)
+    assert isinstance(tensor, Tensor)
+    return tensor
+
+
+def _norm_dim(model: nn.Module, path: str, attribute: str) -> int:
+    hooks = model.get_submodule(path)._forward_pre_hooks.values()
+    found: list[Any] = [h for h in hooks if getattr(h, "name", None) == attribute]
+    return int(found[0].dim)
+
+
+# -- what to do
+
+
+def _plan(
+    model: nn.Module,
+    scheme: str | Mapping[str, str | Draw],
+    wiring: Wiring,
+    values: Mapping[str, Values],
+    options: Mapping[str, Any],
+    include: Sequence[str],
+    exclude: Sequence[str],
+) -> list[Change]:
+    rules: Mapping[str, str | Draw] = {"*": scheme} if isinstance(scheme, str) else scheme
+    choosers = {s: chooser(s, wiring, values, options) for s in rules.values() if isinstance(s, str)}
+    for called, patterns in (("scheme", rules), ("include", include), ("exclude", exclude)):
+        for pattern in patterns:
+            if not any(_matches(p, (pattern,)) for p in wiring.places.values()):
+                raise SettingsError(
+                    f"{called}: {pattern!r} matches no parameter; the first is {next(iter(values), None)!r}"
+                )
+    changes = []
+    for place in wiring.places.values():
+        chosen = next((s for pattern, s in rules.items() if _matches(place, (pattern,))), None)
+        draw: Draw | None = None
+        tensor = _tensor(model, place)
+        if not _matches(place, include) or _matches(place, exclude) or chosen is None:
+            why = "not asked for"
+        elif not tensor.is_floating_point():
+            why = f"{str(tensor.dtype).removeprefix('torch.')}: no scheme for it here"
+        elif not tensor.numel():
+            why = "empty"
+        elif isinstance(chosen, Draw):
+            draw, why = chosen, chosen.why or "as asked"
+        else:
+            draw, why = choosers[chosen](place)
+        if draw is not None:
+            _writable(model, place)
+        changes.append(Change(place, draw, why, before=values[place.name].rms))
+    return changes
+
+
+def _matches(place: Place, patterns: Iterable[str]) -> bool:
+    names = (place.name, *place.parameters, *place.aliases)
+    return any(fnmatchcase(name, pattern) for pattern in patterns for name in names)
+
+
+def _list(patterns: Patterns) -> list[str]:
+    return [patterns] if isinstance(patterns, str) else list(patterns)
+
+
+def _notes(scheme: str | Mapping[str, str | Draw], wiring: Wiring) -> Iterable[str]:
+    if not wiring.followed:
+        yield "The model was not run: roles and fans are read from the kinds of its modules. Pass inputs to see more."
+    if scheme == "mup":
+        yield "muP also divides Adam's learning rate of hidden and output weights by their fan_in; that is the optimizer's part."
+    if scheme == "fixup" and wiring.norms:
+        yield "Fixup is meant for networks without norm layers; this one has some."
+    if scheme in ("zero_gate", "fixup", "depth_scaled") and not wiring.branches:
+        yield "No residual branch was found."
+    elif scheme == "zero_gate" and not any(p.closes and p.role == "norm-scale" for p in wiring.places.values()):
+        yield "No residual branch ends in a norm with a scale."
+    if scheme == "siren" and not any(p.followed_by == "sin" for p in wiring.places.values()):
+        yield "No weight is followed by a sine, which is what this scheme is made for."
+
+
+# -- doing it
+
+
+def _writable(model: nn.Module, place: Place) -> None:
+    if place.parameters == (place.name,) or place.parameters[0].endswith("_g"):
+        return
+    path, _, attribute = place.name.rpartition(".")
+    chain = model.get_submodule(path).parametrizations[attribute]  # type: ignore[index]
+    for parametrization in chain:
+        if not hasattr(parametrization, "right_inverse"):
+            kind = type(parametrization).__name__
+            raise SettingsError(
+                f"{place.name} is made by {kind}, which has no right_inverse, so no value can be set; "
+                f"add exclude={place.name!r}"
+            )
+
+
+def _fill(model: nn.Module, plan: Plan, generator: torch.Generator | None) -> None:
+    for change in plan.changes:
+        if change.draw is None:
+            continue
+        place, use = change.place, change.place.use
+        how = {"out_dim": use.out_dim, "in_dim": use.in_dim, "groups": use.groups}
+        try:
+            if place.parameters == (place.name,):
+                fill_(model.get_parameter(place.name), change.draw, generator=generator, **how)
+            else:
+                weight = torch.empty_like(_tensor(model, place), requires_grad=False)
+                _set(model, place, fill_(weight, change.draw, generator=generator, **how))
+        except (RuntimeError, ValueError, IndexError) as e:
+            raise SettingsError(f"{place.name} {list(place.shape)} cannot be filled with {change.draw}: {e}") from e
+
+
+def _set(model: nn.Module, place: Place, weight: Tensor) -> None:
+    path, _, attribute = place.name.rpartition(".")
+    with torch.no_grad():
+        if place.parameters[0].endswith("_g"):
+            g, v = (model.get_parameter(n) for n in place.parameters)
+            v.copy_(weight)
+            g.copy_(torch.norm_except_dim(weight, 2, _norm_dim(model, path, attribute)))
+        else:
+            setattr(model.get_submodule(path), attribute, weight)
+
+
+def _put_back(model: nn.Module, kept: Mapping[str, Tensor]) -> None:
+    with torch.no_grad():
+        for name, value in kept.items():
+            model.get_parameter(name).copy_(value)
+
+
+def _calibrated(
+    model: nn.Module, call: Call, plan: Plan, values: Mapping[str, Values], *, tolerance: float, passes: int
+) -> Plan:
+    if not tolerance > 0 or passes < 1:
+        raise SettingsError(f"tolerance must be above 0 and passes at least 1 (got {tolerance!r} and {passes!r})")
+    todo = [c.place for c in plan.changes if c.draw is not None and c.draw.why == "lsuv"]
+    places = {p.name: p for p in todo if not values[p.name].recurrent}
+    weights: dict[str, Collection[Tensor]] = {
+        name: [model.get_parameter(n) for n in place.parameters] for name, place in places.items()
+    }
+
+    def multiply(name: str, factor: float) -> None:
+        place = places[name]
+        with torch.no_grad():
+            if place.parameters == (name,):
+                model.get_parameter(name).mul_(factor)
+            else:
+                _set(model, place, _tensor(model, place) * factor)
+
+    frozen = [p for p in model.parameters() if not p.requires_grad and p.is_floating_point()]
+    for p in frozen:
+        p.requires_grad_(True)  # the guard takes frozen ones for averages, and would put their old values back
+    try:
+        with untouched(model, tensors=call.tensors):  # buffers, modes, generators; not the weights
+            model.train()
+            found = calibrate(model, call, weights, multiply, tolerance=tolerance, passes=passes, seed=0)
+    finally:
+        for p in frozen:
+            p.requires_grad_(False)
+    changes = []
+    for c in plan.changes:
+        if c.name in found:
+            factor, std = found[c.name]
+            if std == 0:
+                c = replace(c, why="its output is constant on these inputs: orthogonal, not scaled")
+            else:
+                assert c.draw is not None
+                c = replace(c, draw=c.draw.times(factor), why=f"{c.why}: its output has std {std:.3g}")
+        changes.append(c)
+    far = [n for n, (_, std) in found.items() if std and abs(std - 1) > tolerance]
+    left = f"{len(far)} outputs stay beyond the tolerance of {tolerance:g}: {', '.join(far[:5])}"
+    return replace(plan, changes=tuple(changes), notes=(*plan.notes, *([left] if far else [])))
+
+
+# -- proving it
+
+
+def _report(model: nn.Module, inputs: Any, loss: Callable[[Any], Tensor] | None) -> Report:
+    from .check import check_init
+
+    return check_init(model, inputs, loss=loss)
+
+
+def _compared(before: Report, after: Report) -> str:
+    """A sentence on what has become of the errors.
+
+    Raises:
+        UnhealthyInit: there are errors, and not fewer than before, or others.
+    """
+    was = {(f.rule, f.layers[:1]) for f in before.findings if f.severity == "error"}
+    now = {(f.rule, f.layers[:1]) for f in after.findings if f.severity == "error"}
+    if now and (len(now) >= len(was) or {r for r, _ in now} - {r for r, _ in was}):
+        told = f"apply_init: the model is not healthier ({len(was)} errors before, {len(now)} after); its old values are back"
+        raise UnhealthyInit(f"{told}\n\n{after}", report=after)
+    return f"Verified: {_count(len(was))} before, {_count(len(now))} after."
+
+
+def _count(errors: int) -> str:
+    return "no error" if not errors else "1 error" if errors == 1 else f"{errors} errors"

@@ -1,0 +1,197 @@
+"""What would be changed in a model's weights, from what to what and why; as data, a table, and code to paste."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from tabulate import tabulate
+
+from .records import plain
+from .schemes import Draw
+from .wiring import Place
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What happens to one parameter.
+
+    Attributes:
+        place: the parameter and where it stands.
+        draw: what it is filled with; ``None`` where it is left alone.
+        why: the reason, with the source of the scheme.
+        before: RMS of the values it has (NaN where they cannot be read).
+        origin: the distribution that the values it has were drawn from, in words; ``""`` where that was not asked.
+    """
+
+    place: Place
+    draw: Draw | None
+    why: str
+    before: float = math.nan
+    origin: str = ""
+
+    @property
+    def name(self) -> str:
+        """Name of the parameter."""
+        return self.place.name
+
+    @property
+    def after(self) -> float:
+        """RMS that the values will have, by the formula."""
+        if self.draw is None:
+            return self.before
+        if self.draw.kind == "gates":
+            values = self.draw.options["values"]
+            return math.sqrt(sum(v * v for v in values) / len(values))
+        if self.draw.kind == "identity":
+            units, inputs = self.place.shape[self.place.use.out_dim], self.place.shape[self.place.use.in_dim]
+            return abs(self.draw.value) * math.sqrt(min(units, inputs) / math.prod(self.place.shape))
+        return abs(self.draw.value) if self.draw.kind == "constant" else self.draw.std
+
+    @property
+    def becomes(self) -> str:
+        """What the values will be, in words."""
+        if self.draw is None:
+            return "left alone"
+        return str(self.draw).partition(", std")[0]
+
+    def code(self) -> str:
+        """Return lines of Python that do it, with the names ``model``, ``torch`` and ``nn``; ``""`` for nothing."""
+        if self.draw is None:
+            return ""
+        use = self.place.use
+        how = {"out_dim": use.out_dim, "in_dim": use.in_dim, "groups": use.groups}
+        if self.place.parameters == (self.place.name,):
+            return self.draw.code(self._target(), **how)
+        module, _, attribute = self.place.name.rpartition(".")
+        owner = f"model.get_submodule({module!r})" if module else "model"
+        drawn = f"weight = torch.empty_like({owner}.{attribute})\n{self.draw.code('weight', **how)}\n"
+        if self.place.parameters[0].endswith("_g"):  # torch.nn.utils.weight_norm
+            lines = (
+                "with torch.no_grad():",
+                f"    g, v = {owner}.{attribute}_g, {owner}.{attribute}_v",
+                "    v.copy_(weight)",
+                "    g.copy_(torch.norm_except_dim(weight, 2, g.shape.index(max(g.shape)) if g.dim() else -1))",
+            )
+            return drawn + "\n".join(lines)
+        return f"{drawn}with torch.no_grad():\n    {owner}.{attribute} = weight"
+
+    def _target(self) -> str:
+        return f"model.get_parameter({self.place.name!r})"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a scheme does to a model's parameters, whether it was done or not.
+
+    Attributes:
+        scheme: name of the scheme.
+        changes: one entry for each parameter, in the order of ``named_parameters``; those left alone, too.
+        applied: whether the model has been changed.
+        notes: what holds for the whole model, one sentence each.
+    """
+
+    scheme: str
+    changes: tuple[Change, ...]
+    applied: bool = False
+    notes: tuple[str, ...] = field(default=())
+
+    def __iter__(self) -> Iterator[Change]:
+        return iter(self.changes)
+
+    def __len__(self) -> int:
+        return len(self.changes)
+
+    def __getitem__(self, name: str) -> Change:
+        for change in self.changes:
+            if change.name == name:
+                return change
+        raise KeyError(name)
+
+    @property
+    def changed(self) -> tuple[Change, ...]:
+        """The entries that change something."""
+        return tuple(c for c in self.changes if c.draw is not None)
+
+    def code(self) -> str:
+        """Return Python to paste: a function body that does the same with the names ``model``, ``torch`` and ``nn``."""
+        lines = ["import torch", "from torch import nn", ""]
+        imported = False
+        for change in self.changed:
+            for line in change.code().splitlines():
+                if line.startswith("from "):
+                    if not imported:
+                        lines.insert(2, line)
+                        imported = True
+                    continue
+                lines.append(line)
+        return "\n".join(lines) + "\n"
+
+    def table(self, *, width: int = 120) -> str:
+        """Return the plan as a table in plain text.
+
+        Args:
+            width: columns at most; the reason is cut where it does not fit.
+        """
+        heads = ["parameter", "was drawn from", "std now", "becomes", "std", "why"]
+        rows = [[c.name, c.origin, _number(c.before), c.becomes, _number(c.after), c.why] for c in self.changes]
+        shown = [i for i, head in enumerate(heads) if head != "was drawn from" or any(r[i] for r in rows)]
+        text = tabulate(
+            [[row[i] for i in shown] for row in rows],
+            [heads[i] for i in shown],
+            tablefmt="simple",
+            disable_numparse=True,
+            colalign=["right" if heads[i].startswith("std") else "left" for i in shown] if rows else None,
+        )
+        return "\n".join(_cut(line.rstrip(), width) for line in text.splitlines())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plan as JSON-ready data."""
+        rows = []
+        for c in self.changes:
+            rows.append(
+                {
+                    "name": c.name,
+                    "shape": c.place.shape,
+                    "role": c.place.role,
+                    "fan_in": c.place.fan_in,
+                    "fan_out": c.place.fan_out,
+                    "followed_by": c.place.followed_by,
+                    "drawn_from": c.origin,
+                    "rms": c.before,
+                    "becomes": None if c.draw is None else {"kind": c.draw.kind, "rms": c.after},
+                    "why": c.why,
+                    "code": c.code(),
+                }
+            )
+        data = plain({"scheme": self.scheme, "applied": self.applied, "notes": self.notes, "parameters": rows})
+        assert isinstance(data, dict)
+        return data
+
+    def to_json(self) -> str:
+        """Return :meth:`to_dict` as text."""
+        return json.dumps(self.to_dict(), indent=1)
+
+    def __str__(self) -> str:
+        return self.text()
+
+    def text(self, *, width: int = 120) -> str:
+        """Return the headline, the table and the notes.
+
+        Args:
+            width: columns at most.
+        """
+        done = "changed" if self.applied else "would change"
+        head = f"{self.scheme}: {done} {len(self.changed)} of {len(self.changes)} parameters"
+        return "\n".join([head, "", self.table(width=width), *(("", *self.notes) if self.notes else ())])
+
+
+def _number(value: float) -> str:
+    return "?" if math.isnan(value) else f"{value:.3g}"
+
+
+def _cut(line: str, width: int) -> str:
+    return line if len(line) <= width else line[: width - 3] + "..."
