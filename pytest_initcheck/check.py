@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from . import rules
+from .apply import apply_init
 from .build import build, build_deferred
 from .errors import ProbeError, SettingsError, UnhealthyInit
 from .inputs import Call, resolve_inputs
@@ -134,7 +135,14 @@ def _check_module(
 
         given = (*call.args, call.kwargs) if call.kwargs else call.args
         plainly = replace(settings, device=None, dtype=None, ignore=(), select=())
-        findings = mend(subject, case.trace, findings, case.culprits, again, seed=settings.seed)
+
+        def anew(trial: nn.Module) -> str:
+            apply_init(trial, "auto", given, seed=settings.seed)
+            arguments = "model" if inputs is None else "model, inputs=inputs"
+            code = f"# without this import: print(pytest_initcheck.recommend_init({arguments}).code())"
+            return f"import pytest_initcheck\npytest_initcheck.apply_init({arguments})\n{code}"
+
+        findings = mend(subject, case.trace, findings, case.culprits, again, whole=anew, seed=settings.seed)
     return Report(
         model=name or type(model).__name__,
         ok=_passes(findings, settings),

@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import nn
 
+from .errors import InitcheckError
 from .localise import Suspect, expected_std
 from .records import Finding, ParameterRecord, Trace
 
@@ -68,6 +70,8 @@ class Edit:
 
 
 Judge = Callable[[nn.Module], Iterable[Finding]]
+#: Initializes all of a model, and returns the line that does the same.
+Whole = Callable[[nn.Module], str]
 
 
 def mend(
@@ -77,6 +81,7 @@ def mend(
     suspects: Iterable[Suspect],
     judge: Judge,
     *,
+    whole: Whole | None = None,
     seed: int = 0,
 ) -> list[Finding]:
     """Return the findings with fixes that were tried on a copy of ``model``, and without fixes that did not help.
@@ -87,6 +92,7 @@ def mend(
         findings: what was found.
         suspects: what stands out, most suspicious first.
         judge: checks a model and returns its findings.
+        whole: what to try in place of more than a few edits.
         seed: seed of new values.
     """
     findings = list(findings)
@@ -99,8 +105,13 @@ def mend(
     if errors:
         others_stand = {f.rule for f in findings if f.severity == "error" and f.rule not in ABOUT_VALUES}
         for plan in _plans(trace, errors, list(suspects)):
-            if (left := _judged(model, plan, judge, seed)) is not None and left <= others_stand:
-                cured = dict.fromkeys((f.rule for f in errors), _text(plan, trace))
+            if whole is not None and len(plan) > LISTED:
+                text = _tried(model, whole, judge, others_stand)
+                whole = None
+            else:
+                text = _tried(model, partial(_edit, plan, trace, seed), judge, others_stand)
+            if text:
+                cured = dict.fromkeys((f.rule for f in errors), text)
                 break
     for f in others:
         plan = [Edit(n, "train") for n in f.layers]
@@ -108,16 +119,25 @@ def mend(
     return [replace(f, fix=cured.get(f.rule, "")) if f.rule in ABOUT_VALUES else f for f in findings]
 
 
-def _judged(model: nn.Module, plan: list[Edit], judge: Judge, seed: int) -> set[str] | None:
-    """Rules that still fail after ``plan``; ``None`` if it could not be tried."""
+def _edit(plan: list[Edit], trace: Trace, seed: int, model: nn.Module) -> str:
+    generator = torch.Generator().manual_seed(seed)
+    for edit in plan:
+        edit.apply(model, generator)
+    return _text(plan, trace)
+
+
+def _tried(model: nn.Module, change: Whole, judge: Judge, others: set[str]) -> str:
+    """What ``change`` says of itself, if a copy that it changed fails no rules but ``others``; ``""`` if it does."""
     try:
         trial = copy.deepcopy(model)
     except Exception:  # a model that cannot be copied cannot be tried on: then no fix is offered
-        return None
-    generator = torch.Generator().manual_seed(seed)
-    for edit in plan:
-        edit.apply(trial, generator)
-    return {f.rule for f in judge(trial) if f.severity == "error"}
+        return ""
+    try:
+        text = change(trial)
+    except InitcheckError:
+        return ""
+    left = {f.rule for f in judge(trial) if f.severity == "error"}
+    return text if left <= others else ""
 
 
 def _plans(trace: Trace, errors: list[Finding], suspects: list[Suspect]) -> Iterator[list[Edit]]:

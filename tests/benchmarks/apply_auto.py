@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from pairs import ENOUGH, load, progress
+from pairs import ENOUGH, inputs_of, load, progress
 from pytest_initcheck import apply_init
 
 #: What a clean model may lose.
@@ -42,8 +42,7 @@ def main() -> None:
     todo = [t for t in todo if not options.fault or t[1] in options.fault.split(",")]
     rows: list[dict[str, Any]] = []
     for arch, fault, seed in todo:
-        batch = modules.archs.batch_of(arch, 777)
-        inputs = (*batch["args"], batch["kwargs"]) if batch["kwargs"] else batch["args"]
+        inputs = inputs_of(arch, modules)
 
         def repair(model: torch.nn.Module, inputs: Any = inputs, seed: int = seed) -> None:
             apply_init(model, options.scheme, inputs, seed=seed)

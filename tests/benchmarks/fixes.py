@@ -4,7 +4,7 @@
 
 FOLDER holds labelled pairs of architecture and init fault with the code that builds and trains them (``labels.json``,
 ``archs.py``, ``faults.py``, ``train.py``). Every harmed pair (with ``--hurt``, every hurt one, too) is checked as it stands;
-the text of the first error's fix is executed with the names ``model`` and ``torch``, and nothing else, on a fresh copy; the
+the text of the first error's fix is executed with the names ``model``, ``inputs`` and ``torch`` on a fresh copy; the
 copy is trained with Adam at the folder's learning rates. A fix holds if the best of them reaches 85 % of the progress that
 the clean model makes. Prints the two shares and every pair that has no fix or whose fix does not hold.
 """
@@ -19,16 +19,14 @@ from typing import Any
 
 import torch
 
-from pairs import ENOUGH, load, progress
+from pairs import ENOUGH, inputs_of, load, progress
 from pytest_initcheck import check_init
 
 
 def offered(arch: str, fault: str, modules: Any) -> tuple[str, str, list[str]]:
     """Text of the fix of the first error that has one, the rule that offers it, and all rules that fail."""
     model, _ = modules.faults.build_pair(arch, fault)
-    batch = modules.archs.batch_of(arch, 777)
-    args, kwargs = batch["args"], batch["kwargs"]
-    report = check_init(model, (*args, kwargs) if kwargs else args)
+    report = check_init(model, inputs_of(arch, modules))
     errors = [f for f in report.findings if f.severity == "error"]
     first = next((f for f in errors if f.fix), None)
     return (first.fix, first.rule, [f.rule for f in errors]) if first else ("", "", [f.rule for f in errors])
@@ -61,9 +59,10 @@ def main() -> None:
         }
         row |= {"fix": fix, "rule": rule, "check_seconds": time.perf_counter() - start}
         if fix:
+            inputs = inputs_of(arch, modules)
 
-            def repair(model: torch.nn.Module, fix: str = fix) -> None:
-                exec(fix, {"model": model, "torch": torch})
+            def repair(model: torch.nn.Module, fix: str = fix, inputs: Any = inputs) -> None:
+                exec(fix, {"model": model, "inputs": inputs, "torch": torch})
 
             row["progress"] = progress(arch, fault, repair, labels["clean"][arch], modules)
         rows.append(row)

@@ -27,6 +27,12 @@ def load(folder: Path) -> tuple[Any, dict[str, Any]]:
     return modules, json.loads((folder / "labels.json").read_text())
 
 
+def inputs_of(arch: str, modules: Any) -> Any:
+    """Return a batch as check_init and apply_init take it."""
+    batch = modules.archs.batch_of(arch, 777)
+    return (*batch["args"], batch["kwargs"]) if batch["kwargs"] else batch["args"]
+
+
 def progress(
     arch: str,
     fault: str,
