@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .errors import SettingsError as SettingsError
     from .errors import TargetError as TargetError
     from .errors import UnhealthyInit as UnhealthyInit
+    from .errors import UnstableScaling as UnstableScaling
     from .items import model_case as model_case
     from .records import Finding as Finding
     from .records import LayerRecord as LayerRecord
@@ -24,18 +25,31 @@ if TYPE_CHECKING:
     from .records import Response as Response
     from .records import Stats as Stats
     from .records import Trace as Trace
+    from .scaling import ScalingReport as ScalingReport
+    from .scaling import assert_stable_scaling as assert_stable_scaling
+    from .scaling import check_scaling as check_scaling
 
     __version__: str
 
 # Lazy (PEP 562): pytest imports this package on every run, and torch must not come with it.
 _HOME = {
     "apply_init": "apply",
+    **dict.fromkeys(("ScalingReport", "assert_stable_scaling", "check_scaling"), "scaling"),
     "recommend_init": "apply",
     "assert_healthy_init": "check",
     "check_init": "check",
     "model_case": "items",
     **dict.fromkeys(
-        ("InitcheckError", "InitcheckWarning", "ProbeError", "SettingsError", "TargetError", "UnhealthyInit"), "errors"
+        (
+            "InitcheckError",
+            "InitcheckWarning",
+            "ProbeError",
+            "SettingsError",
+            "TargetError",
+            "UnhealthyInit",
+            "UnstableScaling",
+        ),
+        "errors",
     ),
     **dict.fromkeys(("Finding", "LayerRecord", "ParameterRecord", "Report", "Response", "Stats", "Trace"), "records"),
 }

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .records import Report
+    from .scaling import ScalingReport
 
 
 class InitcheckError(Exception):
@@ -44,9 +45,21 @@ class UnhealthyInit(InitcheckError, AssertionError):
         self.report = report
 
 
+class UnstableScaling(InitcheckError, AssertionError):
+    """Something in the model drifts with its size; the message is the table.
+
+    Attributes:
+        report: the :class:`~pytest_initcheck.scaling.ScalingReport` behind the message.
+    """
+
+    def __init__(self, message: str, *, report: ScalingReport | None = None) -> None:
+        super().__init__(message)
+        self.report = report
+
+
 class InitcheckWarning(UserWarning):
     """Something the user should know that is no verdict on a model (filter it by this class)."""
 
 
-for _public in (InitcheckError, SettingsError, TargetError, ProbeError, UnhealthyInit, InitcheckWarning):
+for _public in (InitcheckError, SettingsError, TargetError, ProbeError, UnhealthyInit, UnstableScaling, InitcheckWarning):
     _public.__module__ = "pytest_initcheck"
