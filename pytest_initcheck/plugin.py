@@ -17,10 +17,10 @@ from .errors import InitcheckError, InitcheckWarning, TargetError, UnhealthyInit
 from .hooked import extra_rules
 from .items import REPORTS, BrokenItem, ModelItem, case_item, case_of, check_in, target_item
 from .options import flag
-from .records import Report
 from .settings import BY_NAME, SETTINGS
 
 if TYPE_CHECKING:
+    from .records import Report
     from .targets import Target
 
 #: Names of decorated factories that were not collected, because nobody asked.
@@ -194,9 +194,14 @@ class Gate:
         if hasattr(self._config, "workerinput"):
             return
         records = [record for found in self._records.values() for record in found if "trace" in record]
+        destinations = self._config.stash[CONFIGURATION].reports
+        if not records and not destinations:
+            return
+        from .records import Report
+
         reports = [Report.from_dict(record) for record in records]
         try:
-            report_files.write(reports, self._config.stash[CONFIGURATION].reports)
+            report_files.write(reports, destinations)
             report_files.append_step_summary(reports)
         except OSError as e:
             self._config.issue_config_time_warning(

@@ -6,9 +6,12 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .errors import SettingsError
-from .records import Report
+
+if TYPE_CHECKING:
+    from .records import Report
 
 #: What an option for report files says of itself.
 HELP = "write all reports of the run to a file, FORMAT:PATH; formats: text, json, markdown, html, sarif, github"
