@@ -18,6 +18,15 @@ PREFIX = "initcheck-"
 _INI = {s.name: f"initcheck_{s.name}" for s in SETTINGS}
 _MARKER = {s.name: s.name for s in SETTINGS}
 _EXPECTED = {"linelist": "a list of lines", "int": "a whole number", "string": "text"}
+#: What can be done with the models that tests call.
+WATCH = ("report", "fail", "off")
+#: Seconds that probing them may take unless somebody says otherwise.
+BUDGET = 30.0
+_WATCH_HELP = (
+    "with --initcheck: probe each untrained model when a test first calls it; report what is found, fail for it, or off "
+    "(default: report where no model is configured, else off)"
+)
+_BUDGET_HELP = f"seconds that probing watched models may take in all (default: {BUDGET:g})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +40,9 @@ class Configuration:
         ini: settings given in the configuration file.
         junit: whether items write JUnit properties.
         reports: files to write the reports of the run to.
+        watch: what is done with unhealthy models that tests call: ``"report"``, ``"fail"``, ``"off"``; ``None`` if nobody
+            said.
+        watch_budget: seconds that probing them may take.
     """
 
     enabled: bool
@@ -39,6 +51,8 @@ class Configuration:
     ini: Mapping[str, Any]
     junit: bool
     reports: tuple[Destination, ...] = ()
+    watch: str | None = None
+    watch_budget: float = BUDGET
 
 
 CONFIGURATION = pytest.StashKey[Configuration]()
@@ -60,6 +74,8 @@ def register(parser: pytest.Parser) -> None:
         metavar="FORMAT:PATH",
         help=f"{report_files.HELP} (repeatable)",
     )
+    group.addoption("--initcheck-watch", default=None, metavar="{" + ",".join(WATCH) + "}", help=_WATCH_HELP)
+    group.addoption("--initcheck-watch-budget", default=None, metavar="SECONDS", help=_BUDGET_HELP)
     add_options(group.addoption, PREFIX)
     parser.addini(
         "initcheck", "check models in every run, as --initcheck does (default: false)", type="bool", default=False
@@ -72,6 +88,8 @@ def register(parser: pytest.Parser) -> None:
         default=[],
     )
     parser.addini("initcheck_report", f"{report_files.HELP}, one a line", type="linelist", default=[])
+    parser.addini("initcheck_watch", _WATCH_HELP, default=None)
+    parser.addini("initcheck_watch_budget", _BUDGET_HELP, default=None)
     parser.addini(
         "initcheck_junit", "write verdict and findings as JUnit properties (default: false)", type="bool", default=False
     )
@@ -112,7 +130,35 @@ def read(config: pytest.Config) -> Configuration:
         ini=ini,
         junit=bool(_getini(config, "initcheck_junit", "true or false")),
         reports=report_files.parse(wanted, called=called, base=base),
+        watch=_watch(*_option(config, "watch")),
+        watch_budget=_budget(*_option(config, "watch_budget")),
     )
+
+
+def _option(config: pytest.Config, name: str) -> tuple[str, str | None]:
+    """What the value is called where it was given, and the value."""
+    value = config.getoption(f"initcheck_{name}")
+    if value is not None:
+        return f"--{PREFIX}{name.replace('_', '-')}", value
+    return f"initcheck_{name}", _getini(config, f"initcheck_{name}", "text")
+
+
+def _watch(called: str, value: str | None) -> str | None:
+    if value is not None and value not in WATCH:
+        raise SettingsError(f"{called} must be one of {', '.join(WATCH)} (got {value!r})")
+    return value
+
+
+def _budget(called: str, value: str | None) -> float:
+    if value is None:
+        return BUDGET
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < float("inf"):
+        raise SettingsError(f"{called} must be a number of seconds, 0 or more (got {value!r})")
+    return seconds
 
 
 def _getini(config: pytest.Config, name: str, expected: str) -> Any:

@@ -18,6 +18,7 @@ from .hooked import extra_rules
 from .items import REPORTS, BrokenItem, ModelItem, case_item, case_of, check_in, target_item
 from .options import flag
 from .settings import BY_NAME, SETTINGS
+from .watch import Watch
 
 if TYPE_CHECKING:
     from .records import Report
@@ -133,6 +134,7 @@ class Gate:
         self._config = config
         self._targets = _parse(config.stash[CONFIGURATION].models, "initcheck_models")
         self._left_out = 0
+        self._watch: Watch | None = None
         #: What each test or item checked, by node id: a test that is run again replaces what it said before.
         self._records: dict[str, list[dict[str, Any]]] = {}
 
@@ -147,6 +149,9 @@ class Gate:
         for one, other in zip(self._targets, self._targets[1:], strict=False):
             if one.id == other.id:
                 raise pytest.UsageError(f"initcheck_models names {one.id} twice: name it once")
+        if self._config.stash[CONFIGURATION].watch != "off":
+            self._watch = Watch(self._config, configured=bool(self._targets))
+            self._config.pluginmanager.register(self._watch, "initcheck-watch")
 
     def _check_rule_names(self) -> None:
         found = self._config.stash[CONFIGURATION]
@@ -194,6 +199,7 @@ class Gate:
         if hasattr(self._config, "workerinput"):
             return
         records = [record for found in self._records.values() for record in found if "trace" in record]
+        records += self._watch.reports() if self._watch else []
         destinations = self._config.stash[CONFIGURATION].reports
         if not records and not destinations:
             return
@@ -218,6 +224,10 @@ class Gate:
             for record in records:
                 if record["ok"]:
                     terminalreporter.write_line(record["line"])
+        if self._watch is not None and self._watch.entries:
+            self._watch.write(terminalreporter)
+            if not records:
+                return
         terminalreporter.write_line(f"initcheck: {self._sums(records)}")
 
     def _sums(self, records: list[dict[str, Any]]) -> str:
