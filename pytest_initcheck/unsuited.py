@@ -75,7 +75,7 @@ def model_reason(model: nn.Module) -> str | None:
         if isinstance(module, nn.parallel.DistributedDataParallel) or kind.__module__.startswith("torch.distributed."):
             return f"{kind.__name__}: distributed over processes"
         if "forward" in vars(module):
-            return "its forward was replaced on the object"
+            return "its forward is set on the object, not by its class"
         if _has_mock(module):
             return "parts of it are mocked"
         if any(map(_foreign, _hooks(module))):
@@ -94,6 +94,8 @@ def _parameter_reason(parameter: Tensor) -> str | None:
         return "on the meta device"
     if is_traceable_wrapper_subclass(parameter):
         return f"its weights are {type(parameter.data).__name__}s"
+    if isinstance(parameter, UninitializedParameter):
+        return None
     if not parameter.is_leaf:
         return "its weights were replaced for this call (torch.func.functional_call)"
     if parameter.is_inference():

@@ -19,7 +19,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from time import perf_counter
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any
 
 import torch
@@ -76,7 +76,7 @@ class Listener:
             self._undo = contextlib.ExitStack()
             self._undo.callback(self._wrap_calls())
             self._undo.callback(self._wrap_loading())
-            self._undo.callback(register_optimizer_step_post_hook(self._stepped).remove)
+            self._undo.callback(register_optimizer_step_post_hook(self._step_hook()).remove)
 
     def stop(self) -> None:
         """Put back what :meth:`listen` wrapped."""
@@ -115,11 +115,12 @@ class Listener:
                 return original(self, *args, **kwargs)
             listener._inside = True
             try:
-                listener._called(self, args, kwargs)
+                _outside_of_compilation(listener._called)(self, args, kwargs)
                 return original(self, *args, **kwargs)
             finally:
                 listener._inside = False
 
+        __call__.__code__ = _as_if_in(original, __call__)
         nn.Module.__call__ = __call__  # type: ignore[method-assign]
 
         def undo() -> None:
@@ -134,9 +135,10 @@ class Listener:
         def load_state_dict(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
             __tracebackhide__ = True
             result = original(self, *args, **kwargs)
-            listener._mark_trained(self.parameters())
+            _outside_of_compilation(listener._mark_trained)(self.parameters())
             return result
 
+        load_state_dict.__code__ = _as_if_in(original, load_state_dict)
         nn.Module.load_state_dict = load_state_dict  # type: ignore[method-assign]
 
         def undo() -> None:
@@ -150,9 +152,17 @@ class Listener:
 
     # -- what is trained
 
-    def _stepped(self, optimizer: Any, args: Any, kwargs: Any) -> None:
-        if torch.compiler.is_compiling() or self._inside:
-            return
+    def _step_hook(self) -> Callable[[Any, Any, Any], None]:
+        listener = self
+
+        def stepped(optimizer: Any, args: Any, kwargs: Any) -> None:
+            if not torch.compiler.is_compiling() and not listener._inside:
+                _outside_of_compilation(listener._stepped)(optimizer)
+
+        stepped.__code__ = _as_if_in(register_optimizer_step_post_hook, stepped)
+        return stepped
+
+    def _stepped(self, optimizer: Any) -> None:
         count = sum(len(group["params"]) for group in optimizer.param_groups)
         if self._steppers.get(optimizer) != count:
             self._steppers[optimizer] = count
@@ -171,7 +181,7 @@ class Listener:
             self._consider(module, args, kwargs)
         except Exception as error:  # whatever it is, the test has nothing to do with it
             told = str(error).strip().partition("\n")[0]
-            self._note(module, type(module).__name__, "skipped", f"{type(error).__name__}: {told}", key=f"{error!r}")
+            self._note(module, type(module).__name__, "skipped", f"{type(error).__name__}: {told}", key=_key(module))
 
     def _consider(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if _called_by_us(sys._getframe(1)):
@@ -246,6 +256,24 @@ class Listener:
             **more,
         }
         self._found.append((weakref.ref(module), entry))
+
+
+def _as_if_in(original: Any, wrapper: Any) -> CodeType:
+    """The code of ``wrapper`` as if it stood in the file of ``original``.
+
+    By that file torch.compile tells torch's own functions, which it traces through but does not compile for
+    themselves: a wrapper that it takes for the user's would be a graph of its own in each module.
+    """
+    theirs = original.__code__
+    code: CodeType = wrapper.__code__
+    return code.replace(co_filename=theirs.co_filename, co_firstlineno=theirs.co_firstlineno)
+
+
+def _outside_of_compilation(function: Callable[..., Any]) -> Callable[..., Any]:
+    """``function``, not compiled where a compiled function of the user's falls back to Python and calls it."""
+    if "torch._dynamo" not in sys.modules:
+        return function
+    return torch.compiler.disable(function)  # type: ignore[no-any-return]
 
 
 def _unwrapped(module: nn.Module) -> nn.Module:
