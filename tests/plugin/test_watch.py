@@ -214,9 +214,8 @@ class Odd(nn.Module):
         self.calls = 0
         self.seen = []
         self.head = nn.Linear(8, 8)
-        with torch.no_grad():
-            self.linear.weight.zero_()
-            self.head.weight.zero_()
+        for parameter in (*self.linear.parameters(), *self.head.parameters()):
+            nn.init.zeros_(parameter)
     def forward(self, x):
         self.calls += 1
         self.seen.append(self.calls)
@@ -225,7 +224,7 @@ class Odd(nn.Module):
         warnings.warn("forward")
         logging.getLogger("odd").warning("forward")
         print("forward")
-        return self.head(nn.functional.dropout(self.norm(self.linear(x)).relu()))
+        return self.head(self.linear(nn.functional.dropout(self.norm(x))).relu())
 
 def fresh(seed):
     torch.manual_seed(seed); random.seed(seed); numpy.random.seed(seed)
@@ -240,7 +239,7 @@ def test_it(capsys, caplog, recwarn):
     before = {{n: t.clone() for n, t in model.state_dict().items()}}
     versions = [t._version for t in model.parameters()]
     model.linear.bias.grad = kept = torch.ones(8)
-    earlier = model.norm(model.linear(torch.ones(4, 8)))  # its graph is pulled back after the probe
+    earlier = model.head(model.linear(model.norm(torch.ones(4, 8))))  # its graph is pulled back after the probe
     x = torch.arange(32.0).reshape(4, 8)
     y = model(x)
     assert torch.equal(x, torch.arange(32.0).reshape(4, 8) + 1)
@@ -602,3 +601,28 @@ def test_what_is_left_in_the_process(pytester: pytest.Pytester, script: str):
     )
 
     subprocess.run([sys.executable, "-c", script, "--initcheck"], check=True, cwd=pytester.path)
+
+
+def test_a_deadline_of_hypothesis_does_not_count_the_probe(models: pytest.Pytester):
+    pytest.importorskip("hypothesis")
+    result = watched(
+        models,
+        """
+        import torch
+        from hypothesis import given, settings, strategies
+        from zoo import Healthy
+
+        @settings(max_examples=2, database=None)
+        @given(strategies.integers(1, 4))
+        def test_it(rows):
+            Healthy()(torch.ones(rows, 8))
+
+        def test_later():
+            Healthy()(torch.ones(4, 8).cumsum(0))
+        """,
+        "-k",
+        "test_it",
+    )
+
+    result.stdout.fnmatch_lines(["initcheck: skipped Healthy: called in a test of hypothesis, whose deadline would *"])
+    models.runpytest("--initcheck").stdout.fnmatch_lines(["initcheck: watched 1 model that the tests call"])
