@@ -24,7 +24,7 @@ FLOORS = {
     "check": 6, "apply": 6, "expect": 6, "scaling": 6,
     "render": 7, "article": 7,
     "options": 8, "configuration": 8, "hookspecs": 8, "hooked": 8, "items": 8, "report_files": 8, "plugin": 8,
-    "baselines": 8, "watch": 8, "watch_models": 8, "unsuited": 3,
+    "baselines": 8, "watch": 8, "watch_models": 8, "unsuited": 3, "surroundings": 2,
     "cli": 8, "cli_check": 8, "cli_recommend": 8, "cli_article": 8, "__main__": 8,
 }  # fmt: skip
 

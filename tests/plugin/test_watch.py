@@ -272,6 +272,51 @@ def test_it_without_gradients():
     assert (models.path / "drawn.txt").read_text() == without
 
 
+def test_what_a_forward_pass_writes_to_outside_the_model_is_put_back(models: pytest.Pytester):
+    result = watched(
+        models,
+        """
+        import collections, torch
+        from zoo import Sick
+
+        X = torch.ones(4, 8).cumsum(0)
+        log, table, total = [], collections.Counter(), 0
+
+        def note():
+            global total
+            total += 1
+            table["calls"] += 1
+
+        class Global(Sick):
+            calls = 0
+            kept = {1}
+            def forward(self, x):
+                note()
+                log.append("called")
+                Global.calls += 1
+                self.kept.add(Global.calls + 1)
+                return super().forward(x)
+
+        def test_global():
+            Global()(X)
+            assert (log, dict(table), total, Global.calls, Global.kept) == (["called"], {"calls": 1}, 1, 1, {1, 2})
+
+        def test_closure():
+            seen, count = [], 0
+            class Local(Sick):
+                def forward(self, x):
+                    nonlocal count
+                    count += 1
+                    seen.append({"count": count})
+                    return super().forward(x)
+            Local()(X)
+            assert (seen, count) == ([{"count": 1}], 1)
+        """,
+    )
+
+    assert result.parseoutcomes() == {"passed": 2, "unhealthy": 2}
+
+
 def test_an_input_that_the_call_itself_makes_inference_or_needs_gradients(models: pytest.Pytester):
     result = watched(
         models,
