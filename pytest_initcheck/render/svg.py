@@ -22,7 +22,7 @@ TITLES = {
     ("activation", True): "activation std over depth, with your bounds",
     ("gradient", False): "gradient RMS over depth",
     ("gradient", True): "gradient std over depth, with your bounds",
-    ("variation", False): "variation across samples over depth, as a share of the activation",
+    ("variation", False): "variation across samples, over the activation",
 }
 
 
