@@ -82,7 +82,7 @@ def _run(command: list[str], folder: Path, library: str | None) -> subprocess.Co
         shim = folder.parent / "shim"
         shim.mkdir(exist_ok=True)
         shutil.copy(ROOT / "tests" / "libraries" / "conftest.py", shim / "sitecustomize.py")
-        environment["PYTHONPATH"] = str(shim)
+        environment["PYTHONPATH"] = os.pathsep.join([str(shim), *filter(None, [os.environ.get("PYTHONPATH")])])
     return subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, encoding="utf-8", check=False
     )
