@@ -155,24 +155,18 @@ class Branches:
                     todo.append((consumer, normed or kind == "norm"))
         return False, False
 
-    def behind(self, nodes: list[Any], followed_by: str | None) -> tuple[bool, float]:
-        """Whether a sigmoid behind makes factors, and the constant in front of a sine behind."""
-        if followed_by not in ("sigmoid", "sin"):
-            return False, 1.0
+    def gates(self, nodes: list[Any]) -> bool:
+        """Whether a sigmoid behind makes factors for other signals."""
         for start in nodes:
-            node, omega = start, 1.0
+            node = start
             for _ in range(16):
                 ways = self.graph.consumers[node]
                 if not ways:
                     break
                 node = ways[0][0]
-                if (kind := nonlinearity(node)) == "sigmoid":
-                    return any(operation(c) == "Mul" for c in self._next(node)), 1.0
-                if kind == "sin":
-                    return False, omega
-                if operation(node) == "Mul":
-                    omega *= _constant(node)
-        return False, 1.0
+                if nonlinearity(node) == "sigmoid":
+                    return any(operation(c) == "Mul" for c in self._next(node))
+        return False
 
     def _next(self, node: Any) -> list[Any]:
         """Consumers, through views."""
@@ -182,13 +176,3 @@ class Branches:
                 break
             found = [c for n in found for c, _ in self.graph.consumers[n]]
         return found
-
-
-def _constant(node: Any) -> float:
-    for saved in ("_saved_other", "_saved_self"):
-        value = getattr(node, saved, None)
-        if isinstance(value, Tensor) and value.numel() == 1 and not value.requires_grad:
-            return abs(float(value)) or 1.0
-        if isinstance(value, int | float):
-            return abs(float(value)) or 1.0
-    return 1.0

@@ -135,15 +135,16 @@ class Graph:
 
     Args:
         roots: the tensors; what does not lead to any of them is not seen.
-        made: nodes whose outputs are weights that were computed from parameters.
+        made: id of a parameter -> the weight that was computed from it.
     """
 
-    def __init__(self, roots: Iterable[Tensor], made: Iterable[Any] = ()) -> None:
+    def __init__(self, roots: Iterable[Tensor], made: Mapping[int, Tensor] | None = None) -> None:
+        self._made = {} if made is None else made
         self.nodes: list[Any] = []
         self.consumers: dict[Any, list[tuple[Any, int]]] = {}
         self._leaves: dict[int, Any] = {}
         self._labels: dict[Any, str] = {}
-        todo = list(dict.fromkeys(t.grad_fn for t in roots if t.grad_fn is not None))
+        todo: list[Any] = list(dict.fromkeys(t.grad_fn for t in roots if t.grad_fn is not None))
         for node in todo:
             self.consumers[node] = []
         while todo:
@@ -159,7 +160,7 @@ class Graph:
                     todo.append(parent)
                 self.consumers[parent].append((node, position))
         #: nodes between parameters and the weights made of them
-        self._making = {node for node in made if node in self.consumers}
+        self._making: set[Any] = {w.grad_fn for w in self._made.values() if w.grad_fn in self.consumers}
         todo = list(self._making)
         while todo:
             for parent, _ in todo.pop().next_functions:
@@ -170,6 +171,12 @@ class Graph:
     def reaches(self, leaf: Tensor) -> bool:
         """Return whether the roots depend on ``leaf``."""
         return id(leaf) in self._leaves
+
+    def only_scales(self, leaf: Tensor) -> bool:
+        """Return whether ``leaf`` goes into a weight that is made of another parameter: the norm of a normed weight."""
+        if id(leaf) in self._made or (node := self._leaves.get(id(leaf))) is None:
+            return False
+        return any(consumer in self._making for consumer, _ in self.consumers[node])
 
     def uses(self, leaf: Tensor) -> list[Use]:
         """Return how the roots use ``leaf``, looking through views and casts of it, and through parametrizations."""
@@ -201,6 +208,23 @@ class Graph:
         if node not in self._labels:
             self._labels[node] = self._search(node)
         return self._labels[node]
+
+    def factor(self, node: Any) -> float:
+        """Return the product of the constants between ``node`` and the nonlinearity behind it: the omega of a SIREN."""
+        product = 1.0
+        for _ in range(16):
+            ways = self.consumers.get(node, [])
+            if len({c for c, _ in ways}) != 1:
+                break
+            node = ways[0][0]
+            if nonlinearity(node) is not None:
+                return product
+            name = operation(node)
+            if name == "Mul":
+                product *= constant(node)
+            elif name == "Div":
+                product /= constant(node)
+        return 1.0
 
     def _search(self, start: Any) -> str:
         joined = False
@@ -301,6 +325,17 @@ class Graph:
             type(n).__name__ for n in self.nodes if isinstance(n, torch.autograd.function.BackwardCFunction)
         )
         yield from names
+
+
+def constant(node: Any) -> float:
+    """Return the size of the constant that a product multiplies by; 1 where both factors are signals, or it is 0."""
+    for saved in ("_saved_other", "_saved_self"):
+        value = getattr(node, saved, None)
+        if isinstance(value, Tensor) and value.numel() == 1 and not value.requires_grad:
+            return abs(float(value)) or 1.0
+        if isinstance(value, int | float):
+            return abs(float(value)) or 1.0
+    return 1.0
 
 
 def operation(node: Any) -> str:

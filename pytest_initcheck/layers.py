@@ -14,7 +14,16 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 from torch.overrides import TorchFunctionMode
 
-from .modules import layer_modules, made_by_hooks, measurable, own_parameters, parameter_names, sample_dim, tensors
+from .modules import (
+    layer_modules,
+    made_by,
+    made_by_hooks,
+    measurable,
+    own_parameters,
+    parameter_names,
+    sample_dim,
+    tensors,
+)
 from .statistics import Pending, measure, rms, saturated_share
 from .weights import Use, uses
 
@@ -194,8 +203,8 @@ class Watch(TorchFunctionMode):
         self._recording = False
         self._scripted: list[str] = []
         self.uses: dict[str, Use] = {}
-        #: nodes of the weights that parametrizations made
-        self.made: list[Any] = []
+        #: id of a parameter -> the weight that a parametrization made of it
+        self.made: dict[int, Tensor] = {}
 
     # -- the forward pass
 
@@ -211,9 +220,7 @@ class Watch(TorchFunctionMode):
             self._handles.append(module.register_forward_hook(self._leaving))
         for module in self._model.modules():
             if isinstance(module, ParametrizationList):
-                self._handles.append(
-                    module.register_forward_hook(lambda _, __, weight: self.made.append(weight.grad_fn))
-                )
+                self._handles.append(module.register_forward_hook(self._making))
         self._recording = True
         super().__enter__()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
         return self
@@ -265,10 +272,14 @@ class Watch(TorchFunctionMode):
 
         return hook
 
+    def _making(self, module: ParametrizationList, args: Any, weight: Any) -> None:
+        if self._recording and isinstance(weight, Tensor) and (made := made_by(module, weight)) is not None:
+            self.made[id(made[0])] = weight
+
     def _leaving(self, module: nn.Module, args: Any, output: Any) -> None:
         if not self._recording:
             return
-        self.made += made_by_hooks(module)
+        self.made.update((id(p), weight) for p, weight in made_by_hooks(module))
         # A module whose exception was caught by its caller never left.
         while self._stack and self._stack[-1].module is not module:
             self._stack.pop()

@@ -22,6 +22,7 @@ GAINS = {
     "sigmoid": 1.8,
     "tanh": 1.2,
     "hardtanh": 1.2,
+    "sin": 1.5,
 }
 
 #: A factor this far (in decades) from what theory and its peers say stands out. Between schemes in use (Xavier, Kaiming,
@@ -194,7 +195,7 @@ def expected_std(p: ParameterRecord) -> float | None:
     """Return the weight std that carries a unit signal through ``p`` and what follows, or ``None``."""
     if p.fan_in is None or p.fan_in == 0 or p.role != "weight" or len(p.shape) < 2:
         return None
-    return GAINS.get(p.followed_by or "", 1.0) / math.sqrt(p.fan_in)
+    return GAINS.get(p.followed_by or "", 1.0) / math.sqrt(p.fan_in) / p.factor
 
 
 def weight_deviation(p: ParameterRecord) -> float | None:

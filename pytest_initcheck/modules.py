@@ -38,10 +38,20 @@ def own_parameters(module: nn.Module) -> Iterator[nn.Parameter]:
         yield from lists.parameters()
 
 
-def made_by_hooks(module: nn.Module) -> list[Any]:
-    """Return the nodes of the weights that ``torch.nn.utils.weight_norm`` and its kin compute before each call."""
-    names = [getattr(hook, "name", None) for hook in module._forward_pre_hooks.values()]
-    return [w.grad_fn for n in names if isinstance(n, str) and isinstance(w := vars(module).get(n), Tensor)]
+def made_by_hooks(module: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield ``(parameter, weight)`` of what ``torch.nn.utils.weight_norm`` and its kin compute before each call."""
+    for hook in module._forward_pre_hooks.values():
+        name = getattr(hook, "name", None)
+        if isinstance(name, str) and isinstance(weight := vars(module).get(name), Tensor):
+            held = module._parameters.get(f"{name}_v", module._parameters.get(f"{name}_orig"))
+            if held is not None:
+                yield held, weight
+
+
+def made_by(chain: ParametrizationList, weight: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Return ``(parameter, weight)``: of several parameters, the one that has the shape of the weight."""
+    held = next((p for p in chain.parameters(recurse=False) if p.shape == weight.shape), None)
+    return None if held is None else (held, weight)
 
 
 def parameter_names(model: nn.Module) -> dict[int, str]:

@@ -22,6 +22,7 @@ from .layers import Watch
 from .modules import sample_dim, tensors
 from .records import Trace
 from .state import Guard, has_lazy
+from .statistics import own_seed
 from .tracing import read_graph, trace_of
 
 __all__ = ["Probed", "centred", "float_outputs", "named_trainable", "run_probe", "sample_dim"]
@@ -315,7 +316,7 @@ def _backward(
     leaves: list[Tensor] = list(trainable.values())
     cotangents: list[Tensor] = []
     if loss is None:
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(own_seed(seed))
         cotangents = [_cotangent(h, batch, generator, scale) for h in heads]
         roots, signals = heads, cotangents
     else:

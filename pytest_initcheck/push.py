@@ -13,6 +13,7 @@ from torch.nn.modules.module import register_module_forward_hook
 
 from .probe import Probed, named_trainable
 from .state import Guard
+from .statistics import own_seed
 
 
 @dataclass
@@ -51,6 +52,7 @@ class Push:
 def push_of(probed: Probed, guard: Guard, *, seed: int = 0) -> Push:
     """Return what pushes ``probed.model``; ``guard`` undoes whatever is done to it."""
     guard.backup_parameters()
+    seed = own_seed(seed)
     return Push(
         forward=probed.rerun,
         disturbed=_disturber(probed, seed),

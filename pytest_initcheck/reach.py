@@ -38,10 +38,12 @@ def unreached_reasons(model: nn.Module, push: Push, unreached: list[str], called
     for name in unreached:
         groups.setdefault(name.rpartition(".")[0], []).append(name)
     ran = {owner: names for owner, names in groups.items() if owner in called or not owner}
-    if ran and _moves(push, [n for names in ran.values() for n in names]):
-        for names in list(ran.values())[:ONE_BY_ONE]:
-            if len(ran) == 1 or _moves(push, names):
-                reasons.update(dict.fromkeys(names, "blocked"))
+    if ran:
+        closed = [n for n, p in push.parameters.items() if n not in reasons and not bool(p.detach().any())]
+        if _moves(push, [n for names in ran.values() for n in names], closed):
+            for names in list(ran.values())[:ONE_BY_ONE]:
+                if len(ran) == 1 or _moves(push, names, closed):
+                    reasons.update(dict.fromkeys(names, "blocked"))
     for name in _fed_from_inside(push, [n for n, r in reasons.items() if r == "blocked"]):
         del reasons[name]
     code = _Mentions()
@@ -51,22 +53,27 @@ def unreached_reasons(model: nn.Module, push: Push, unreached: list[str], called
     return reasons
 
 
-def _moves(push: Push, names: list[str]) -> bool:
-    """Whether the outputs change when these parameters do."""
+def _moves(push: Push, names: list[str], closed: list[str]) -> bool:
+    """Whether the outputs change when these parameters do, once what is zero (``closed``) is a little open.
+
+    Behind a gate that is shut, nothing changes the output.
+    """
     generator = torch.Generator().manual_seed(push.seed + 3)
     with torch.no_grad():
+        for name in closed:
+            _disturb(push.parameters[name], 1e-2, generator)
+        before = push.forward() if closed else push.outputs
         for name in names:
-            value = push.parameters[name].data
-            noise = torch.randn(value.shape, generator=generator).to(value.device)
-            size = max(rms(value), 1e-2)
-            value.add_((noise * size).to(value.dtype))
-        outputs = push.forward()
+            _disturb(push.parameters[name], max(rms(push.parameters[name]), 1e-2), generator)
+        after = push.forward()
     push.restore()
-    for before, after in zip(push.outputs, outputs, strict=False):
-        scale = rms(before)
-        if before.shape != after.shape or rms(after - before) > 1e-5 * scale:
-            return True
-    return False
+    pairs = zip(before, after, strict=False)
+    return any(one.shape != other.shape or rms(other - one) > 1e-5 * rms(one) for one, other in pairs)
+
+
+def _disturb(parameter: torch.Tensor, size: float, generator: torch.Generator) -> None:
+    noise = torch.randn(parameter.shape, generator=generator).to(parameter.device)
+    parameter.data.add_((noise * size).to(parameter.dtype))
 
 
 def _fed_from_inside(push: Push, names: list[str]) -> list[str]:

@@ -103,11 +103,13 @@ class ParameterRecord:
         dtype: dtype, without ``torch.``.
         fan_in: number of inputs that one output sums over; ``None`` for vectors and scalars.
         fan_out: number of outputs that one input feeds; ``None`` for vectors and scalars.
-        value: statistics of the values; ``None`` where they cannot be read (meta tensors).
+        value: statistics of the values, for a parametrized weight of the weight that is made of them; ``None`` where they
+            cannot be read (meta tensors).
         gradient: statistics of the gradient; ``None`` if none arrived.
         requires_grad: whether it is trained.
         reached: whether the output depends on it through the autograd graph.
         followed_by: name of the nonlinearity behind the layer that uses it, as in :class:`LayerRecord`.
+        factor: constant by which what it computes is multiplied before that nonlinearity (the omega of a SIREN).
         role: how the forward pass uses it: ``"weight"``, ``"bias"``, ``"norm-scale"``, ``"norm-shift"``,
             ``"embedding"``, ``"other"``.
         twin_rows: share of output units whose incoming weights equal another unit's exactly.
@@ -128,6 +130,7 @@ class ParameterRecord:
     requires_grad: bool = True
     reached: bool = True
     followed_by: str | None = None
+    factor: float = 1.0
     role: str = "other"
     twin_rows: float = 0.0
     aliases: tuple[str, ...] = ()

@@ -42,6 +42,8 @@ LOOKS = 3
 #: From this sensitivity on it is asked whether smaller weights would cure it (harmless networks: 24.8 at most).
 WILD = 28.0
 
+#: Below this sensitivity the output does not follow the input, unless a step opens the way.
+DEAF = 1e-4
 #: A first look this far from any fault needs no second one. 4 decades inside the fault on the slow side; on the loud
 #: side, outputs that a unit-scale loss pulls back within a few steps.
 CALM_MOVEMENT = 1e-3
@@ -69,7 +71,10 @@ def ask(push: Push, *, suspicious: bool = False, oversized: bool = True) -> Resp
     sensitivity = _sensitivity(push, start)
     if oversized and sensitivity is not None and sensitivity > WILD:
         details["sensitivity_if_smaller"] = _calmed(push, sensitivity)
-    movement, predicted, alignment = _steps(push, start, unit)
+    deaf = sensitivity is not None and sensitivity < DEAF
+    movement, predicted, alignment, later = _steps(push, start, unit, deaf=deaf)
+    if later is not None:
+        details["sensitivity_later"] = later
     residual = None
     if start.ndim > 0 and not _calm(details, movement, None if not suspicious else alignment, unit):
         residual, slow = _fit(push, start, unit)
@@ -196,11 +201,13 @@ def _step(push: Push, gradients: Sequence[Tensor | None]) -> float:
     return total
 
 
-def _steps(push: Push, start: Tensor, unit: float) -> tuple[list[float], float | None, float | None]:
-    """Step along the sign of the gradient, again where a gradient was exactly zero or nothing moved.
+def _steps(
+    push: Push, start: Tensor, unit: float, *, deaf: bool
+) -> tuple[list[float], float | None, float | None, float | None]:
+    """Step along the sign of the gradient, again where a gradient was exactly zero, nothing moved, or no input is heard.
 
-    Returns the movement after each step, the first one as the gradient predicts it, and its correlation with the
-    direction that was asked for.
+    Returns the movement after each step, the first one as the gradient predicts it, its correlation with the direction
+    that was asked for, and, for a ``deaf`` network, the sensitivity after the steps.
     """
     gradients: list[Tensor | None] = [push.gradients[name] for name in push.parameters]
     push.gradients.clear()  # the probe holds the same dict; a second copy of the parameters would not fit the budget
@@ -219,7 +226,7 @@ def _steps(push: Push, start: Tensor, unit: float) -> tuple[list[float], float |
         if look == 0:
             predicted, alignment = STEP * total, _correlation(change, direction)
         quiet = movement[-1] < CALM_MOVEMENT * unit
-        if not more or not math.isfinite(movement[-1]) or not (silent or quiet):
+        if not more or not math.isfinite(movement[-1]) or not (silent or quiet or deaf):
             break
         if not any(o.requires_grad for o in outputs):
             outputs = _forward(push, graph=True)
@@ -229,10 +236,13 @@ def _steps(push: Push, start: Tensor, unit: float) -> tuple[list[float], float |
         push.wakes.update(dict.fromkeys(silent - left, True))
         settled = not left or (left == silent and look > 0)
         silent = left
-        if settled and not quiet:
+        if settled and not quiet and not deaf:
             break
+    later = None
+    if deaf and math.isfinite(movement[-1]):
+        later = _sensitivity(push, _forward(push, graph=False)[push.primary])
     push.restore()
-    return movement, predicted, alignment
+    return movement, predicted, alignment, later
 
 
 def _forward(push: Push, *, graph: bool) -> list[Tensor]:

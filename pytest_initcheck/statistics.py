@@ -101,6 +101,11 @@ def settle_units(pending: Sequence[Pending | None]) -> list[tuple[float, float] 
     ]
 
 
+def own_seed(seed: int) -> int:
+    """Return a seed for noise of our own: users seed with small numbers, and their inputs must not be our noise."""
+    return (seed * 1_000_003 + 0x1D15EA5E) % 2**62
+
+
 def rms(tensor: Tensor) -> Tensor:
     """Return the root mean square of ``tensor`` as a float64 scalar on its device, exact from 1e-38 to 1e38."""
     x = _real(tensor.detach())

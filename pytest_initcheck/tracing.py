@@ -26,6 +26,7 @@ class Seen:
     reached: set[str]
     uses: dict[str, Use]
     parameters: dict[str, str]
+    factors: dict[str, float]
     layers: dict[str, str]
     edges: dict[str, tuple[str, ...]]
     unseen: list[str]
@@ -35,13 +36,17 @@ def read_graph(model: nn.Module, watch: Watch, graph: Graph) -> Seen:
     owners = _owners(model)
     uses: dict[str, Use] = {}
     behind: dict[str, str] = {}
+    factors: dict[str, float] = {}
     reached: set[str] = set()
     for name, p in model.named_parameters():
         uses[name] = use_of(name, p, owners.get(id(p), ("", None))[1], watch.uses, graph)
         if not graph.reaches(p):
             continue
         reached.add(name)
-        labels = {nonlinearity(use.node) or graph.followed_by(use.node) for use in graph.uses(p)}
+        found = graph.uses(p)
+        labels = {nonlinearity(use.node) or graph.followed_by(use.node) for use in found}
+        if found:
+            factors[name] = graph.factor(found[0].node)
         behind[name] = labels.pop() if len(labels) == 1 else "mixed" if labels - {"none"} else "none"
     stops: dict[Any, str] = {}
     for entry in watch.entries:
@@ -54,7 +59,7 @@ def read_graph(model: nn.Module, watch: Watch, graph: Graph) -> Seen:
         f"{name.removesuffix('Backward')}: a custom autograd function; its inside is not in the graph"
         for name in graph.opaque()
     ]
-    return Seen(reached, uses, behind, layers, edges, unseen)
+    return Seen(reached, uses, behind, factors, layers, edges, unseen)
 
 
 def _owners(model: nn.Module) -> dict[int, tuple[str, nn.Module]]:
@@ -79,7 +84,9 @@ def trace_of(
             names[id(p)] = name
     owners = _owners(model)
     parameters = list(model.named_parameters())
-    values = settle([measure(p) for _, p in parameters])
+    # What a parametrization makes of a parameter is what the layer computes with.
+    weights = [watch.made[id(p)].detach() if id(p) in watch.made else p for _, p in parameters]
+    values = settle([measure(w) for w in weights])
     slopes = settle([_pending(gradients.get(name)) for name, _ in parameters])
     whole = (
         measure(outputs[0], batch_dim=sample_dim(outputs[0], call.batch))
@@ -87,7 +94,7 @@ def trace_of(
         else measure(torch.cat([o.reshape(-1).float() for o in outputs]))
     )
     records: dict[str, ParameterRecord] = {}
-    for (name, p), value, slope in zip(parameters, values, slopes, strict=True):
+    for (name, p), weight, value, slope in zip(parameters, weights, values, slopes, strict=True):
         path, owner = owners.get(id(p), (clean(name.rpartition(".")[0]), None))
         use = seen.uses[name]
         fan_in, fan_out = fans(p, use)
@@ -104,8 +111,9 @@ def trace_of(
             requires_grad=p.requires_grad,
             reached=name in seen.reached,
             followed_by=seen.parameters.get(name),
+            factor=seen.factors.get(name, 1.0),
             role=use.role,
-            twin_rows=twin_rows(p, use),
+            twin_rows=twin_rows(weight, use),
             aliases=tuple(aliases.get(name, ())),
         )
     sizes: dict[torch.dtype, int] = {}

@@ -154,6 +154,8 @@ def use_of(name: str, parameter: Tensor, owner: nn.Module | None, seen: Mapping[
     shape_owner = _made_weight(name, owner)
     if shape_owner is not None:
         return shape_owner
+    if graph.only_scales(parameter):
+        return Use("other")
     for use in graph.uses(parameter):
         if (found := _from_graph(parameter, use)) is not None:
             return found

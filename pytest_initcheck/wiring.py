@@ -261,7 +261,6 @@ def _read(model: nn.Module, watch: Watch, graph: Graph) -> Wiring:
         # The steps of a recurrent layer are sums, too, but no branches that somebody adds to a stream.
         closes, normed = (False, False) if place.name in recurrent else reading.closing(nodes)
         followed = seen.parameters.get(direction)
-        gates, omega = reading.behind(nodes, followed)
         places[name] = Place(
             name=name,
             parameters=place.parameters,
@@ -276,9 +275,9 @@ def _read(model: nn.Module, watch: Watch, graph: Graph) -> Wiring:
             head=weight and bool(nodes) and not any(n in reading.read for n in nodes),
             closes=closes,
             normed=normed,
-            gates=gates,
+            gates=followed == "sigmoid" and reading.gates(nodes),
             branch=0 if place.name in recurrent else max((reading.inside.get(n, 0) for n in nodes), default=0),
-            omega=omega,
+            omega=seen.factors.get(direction, 1.0) if followed == "sin" else 1.0,
             aliases=place.aliases,
             trained=place.trained,
         )

@@ -15,7 +15,11 @@ VIOLENT = 50.0
 #: Loss at the start over the loss of an output that is zero.
 CONFIDENT = 10.0
 #: Share of the centred squared error on targets that are functions of the input, after 30 Adam steps at its better rate.
-UNREACHED = 0.985
+UNREACHED = 0.94
+#: A network that moves by less than DEEP at first, and needs more than LATE steps of the fit to get below 90 %, sleeps on.
+DEEP, LATE = 1e-6, 20
+#: Beyond this share the steps have not even brought the output to where zeros are: 2.2 times as far from the targets.
+STRAYED = 5.0
 #: The same for token scores: share of a uniform guess's cross-entropy.
 TOKENS_UNREACHED = 0.45
 #: Correlation of the first step's movement with the direction it was asked to move in.
@@ -39,13 +43,23 @@ def silent(case: Case) -> bool:
     return bool(r.movement) and max(r.movement) < SILENT
 
 
+def asleep(case: Case) -> bool:
+    """Whether a silent network does not wake up within the fit either, or so late that an ordinary training is over."""
+    r = case.response
+    if r.residual is None:
+        return False
+    late = max(r.movement) < DEEP and r.details.get("fit_steps", 0) > LATE
+    return r.residual >= UNREACHED or late
+
+
 @rule(
     "unresponsive",
     family="function",
     severity="error (warning where it wakes up within 30 Adam steps)",
-    threshold=f"moves by less than {SILENT:g} in 3 steps of 1e-3, and a fit of 30 Adam steps leaves {UNREACHED:.1%} of the error",
-    evidence="56 of 107 harmed trainability pairs move by less than 3e-7 and keep 99.9 % of the error; of 396 harmless and clean "
-    "ones none keeps more than 98.5 % and moves as little",
+    threshold=f"moves by less than {SILENT:g} in 3 steps of 1e-3, and a fit of 30 Adam steps leaves {UNREACHED:.0%} of the error; "
+    f"or it moves by less than {DEEP:g}, and needs more than {LATE} steps to get rid of the first 10 %",
+    evidence="56 of 107 harmed trainability pairs move by less than 3e-7 and keep 99.9 % of the error; on 15 further architectures "
+    "harmed ones keep 94 to 99 %; harmless ones that move by less than 1e-3 keep 91 % at most over five seeds, and none moves by less than 1e-5",
     limits="a network that needs a special optimizer or thousands of warm-up steps looks the same",
 )
 def unresponsive(case: Case) -> Iterator[Finding]:
@@ -54,7 +68,7 @@ def unresponsive(case: Case) -> Iterator[Finding]:
     if not silent(case) or r.residual is None:
         return
     moved = max(r.movement)
-    dead = r.residual >= UNREACHED
+    dead = asleep(case)
     names = _where(case, dead=True)
     summary = (
         f"{len(r.movement)} optimizer steps move the output by {number(moved)} (at least {number(SILENT)} expected)"
@@ -81,7 +95,8 @@ def unresponsive(case: Case) -> Iterator[Finding]:
     "unreachable-targets",
     family="function",
     severity="error",
-    threshold=f"output RMS over the samples above {OUT_OF_REACH:g}; or a fit of 30 Adam steps leaves {UNREACHED:.1%} of the error "
+    threshold=f"output RMS over the samples above {OUT_OF_REACH:g}, or above {AMPLE:g} with {STRAYED:g} times the error of zeros after "
+    f"30 Adam steps; or a fit of 30 Adam steps leaves {UNREACHED:.1%} of the error "
     f"while the first step points elsewhere (correlation below {ASTRAY:g}); for token scores, {TOKENS_UNREACHED:.0%} of chance",
     evidence="outputs of harmed pairs with an over-scaled layer: 56 and more; of harmless and clean ones: 30 at most. Of harmless "
     "pairs with a fit that fails (large logits, which cross-entropy forgives), the least correlation is 0.23; of harmed ones, the most 0.16. "
@@ -95,7 +110,8 @@ def unreachable_targets(case: Case) -> Iterator[Finding]:
         return
     unit = r.details.get("unit", 1.0)
     size = r.details.get("output_centred_rms", 0.0) / unit
-    if size > OUT_OF_REACH:
+    # Cross-entropy forgives large scores, and for tokens it has been asked.
+    if size > OUT_OF_REACH and not r.details.get("token_fit"):
         yield finding(
             "unreachable-targets",
             "error",
@@ -120,6 +136,17 @@ def unreachable_targets(case: Case) -> Iterator[Finding]:
                 ),
                 fix=_fix(case),
             )
+    elif r.residual is not None and r.residual >= STRAYED and size > AMPLE:
+        yield finding(
+            "unreachable-targets",
+            "error",
+            _where(case),
+            f"the output starts at RMS {number(size)} over the samples, and 30 Adam steps leave {number(100 * r.residual)} % of a fit's "
+            f"error (at most {number(100 * STRAYED)} %)",
+            evidence={"output_rms": size, "residual": r.residual, "allowed": STRAYED},
+            cause=_cause(case, "the forward signal grows from layer to layer"),
+            fix=_fix(case),
+        )
     elif (
         r.residual is not None
         and r.residual >= UNREACHED

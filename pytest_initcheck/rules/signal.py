@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from ..localise import Growth, first_dead, growth
 from ..records import Finding
-from .function import OUT_OF_REACH, UNREACHED, silent
+from .function import OUT_OF_REACH, asleep, silent
 from .registry import Case, finding, number, rule
 
 #: Factor over the whole depth from which a steady trend is worth a warning, and how steady it must be.
@@ -21,20 +21,38 @@ DEAD = 0.9
 HALF_MAX, HALF_TINY = 65504.0, 5.96e-8
 #: Output variation across samples below which they all look the same (float32 rounding: 1e-7).
 BLIND = 1e-6
+#: Relative change of the output over relative change of the input.
+DEAF = 1e-4
 
 
 @rule(
     "input-blind",
     family="signal",
     severity="error",
-    threshold=f"the output's variation across samples is below {BLIND:g} of its RMS, and no step changes that (see unresponsive)",
+    threshold=f"the output's variation across samples is below {BLIND:g} of its RMS, or its relative change under a disturbed input "
+    f"below {DEAF:g} of the disturbance, and no step changes that (see unresponsive)",
     evidence="shut or saturated layers of harmed pairs: below 1e-7; zero heads and zero-init gates start there too, but move",
     limits="a batch of equal samples looks the same: that is said as a note",
 )
 def input_blind(case: Case) -> Iterator[Finding]:
     """Different inputs give the same output: somewhere on the way the samples became equal."""
     output, r = case.trace.output, case.response
-    if not silent(case) or r.residual is None or r.residual < UNREACHED or output is None or output.variation is None:
+    later = r.details.get("sensitivity_later")
+    if not silent(case) and r.sensitivity is not None and later is not None and max(r.sensitivity, later) < DEAF:
+        layer = first_dead(case.trace)
+        where = [*(s.name for s in case.culprits[:1]), *([layer.name] if layer is not None else [])]
+        yield finding(
+            "input-blind",
+            "error",
+            where,
+            f"a disturbance of the input by 1 % changes the output by {number(r.sensitivity)} %, and three steps do not change that",
+            evidence={"sensitivity": r.sensitivity, "sensitivity_later": later, "allowed": DEAF},
+            cause=case.culprits[0].cause
+            if case.culprits
+            else "what the output varies with is not the input (dropout, noise)",
+        )
+        return
+    if not silent(case) or not asleep(case) or output is None or output.variation is None:
         return
     layer = first_dead(case.trace)
     scheme = bool(case.culprits) and case.culprits[0].common  # then the signal faded on the way: unresponsive says so
@@ -215,7 +233,7 @@ def half_precision_overflow(case: Case) -> Iterator[Finding]:
 
 def _trend(case: Case, kind: str, *, shrinking: bool) -> Iterator[Finding]:
     r = case.response
-    failed = silent(case) or r.details.get("output_centred_rms", 0.0) > OUT_OF_REACH
+    failed = (silent(case) and asleep(case)) or r.details.get("output_centred_rms", 0.0) > OUT_OF_REACH
     found = growth(case.trace, kind)
     if failed or found is None or found.steadiness < STEADY:
         return
