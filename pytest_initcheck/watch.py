@@ -181,7 +181,9 @@ class Watch:
 
     def write(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Write what was found and what was skipped."""
-        found = sorted(self.entries.values(), key=lambda entry: (entry["where"], entry["key"]))
+        found = sorted(
+            self.entries.values(), key=lambda entry: (entry["where"], entry["model"], entry["test"], entry["key"])
+        )
         unhealthy = [entry for entry in found if entry["state"] == UNHEALTHY]
         skipped: dict[str, list[str]] = {}
         for entry in found:
@@ -189,9 +191,13 @@ class Watch:
                 skipped.setdefault(entry["said"], []).append(entry["model"])
         if unhealthy or (found and self._config.get_verbosity("initcheck") > 0):
             terminalreporter.section("initcheck: models that the tests call", sep="-", bold=True)
+        alike: dict[tuple[str, str], list[dict[str, Any]]] = {}
         for entry in unhealthy:
-            terminalreporter.write_line(f"{entry['where']}: {entry['said']}")
-            terminalreporter.write_line(f"    in {entry['test']}")
+            alike.setdefault((entry["where"], entry["model"]), []).append(entry)
+        for first, *others in alike.values():
+            terminalreporter.write_line(f"{first['where']}: {first['said']}")
+            more = f", and {len(others)} more of other shapes" if others else ""
+            terminalreporter.write_line(f"    in {first['test']}{more}")
         if self._config.get_verbosity("initcheck") > 0:
             for entry in found:
                 if entry["state"] == "healthy":

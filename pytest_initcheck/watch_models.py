@@ -178,11 +178,15 @@ class Listener:
     def _called(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if module in self._parts:
             return
+        started = perf_counter()
         try:
             self._consider(module, args, kwargs)
         except Exception as error:  # whatever it is, the test has nothing to do with it
             told = str(error).strip().partition("\n")[0]
-            self._note(module, type(module).__name__, "skipped", f"{type(error).__name__}: {told}", key=_key(module))
+            name = type(module).__name__
+            self._note(module, name, "skipped", f"{type(error).__name__}: {told}", key=f"{name} {told}")
+        finally:
+            self._spent += perf_counter() - started
 
     def _consider(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if _called_by_us(sys._getframe(1)):
@@ -216,11 +220,16 @@ class Listener:
             report = self._probed(module, (*args, kwargs), name)
         except InitcheckError as error:
             return self._note(module, name, "skipped", str(error), key=key)
-        finally:
-            seconds = perf_counter() - started
-            self._spent += seconds
         state = "healthy" if report.ok else "unhealthy"
-        self._note(module, name, state, summary_line(report), key=key, seconds=seconds, report=report.to_dict())
+        self._note(
+            module,
+            name,
+            state,
+            summary_line(report),
+            key=key,
+            report=report.to_dict(),
+            seconds=perf_counter() - started,
+        )
         return None
 
     def _probed(self, module: nn.Module, inputs: Any, name: str) -> Report:

@@ -272,6 +272,35 @@ def test_it_without_gradients():
     assert (models.path / "drawn.txt").read_text() == without
 
 
+def test_one_line_for_all_shapes_of_a_class_that_one_line_calls(models: pytest.Pytester):
+    result = watched(
+        models,
+        """
+        import pytest, torch
+        from torch import nn
+
+        class Sick(nn.Linear):
+            def __init__(self, width):
+                super().__init__(width, width)
+                nn.init.zeros_(self.weight)
+                nn.init.zeros_(self.bias)
+                self.last = nn.Linear(width, 3)
+                nn.init.zeros_(self.last.weight)
+            def forward(self, x):
+                return self.last(super().forward(x).relu())
+
+        @pytest.mark.parametrize("width", [4, 5, 6])
+        def test_it(width):
+            Sick(width)(torch.arange(4.0 * width).reshape(4, width))
+        """,
+    )
+
+    assert result.parseoutcomes() == {"passed": 3, "unhealthy": 3}
+    result.stdout.fnmatch_lines(
+        ["test_*:16: Sick: unhealthy init: *", "    in *::test_it[[]4[]], and 2 more of other shapes"]
+    )
+
+
 def test_what_a_forward_pass_writes_to_outside_the_model_is_put_back(models: pytest.Pytester):
     result = watched(
         models,
@@ -391,7 +420,9 @@ SKIPPED = {
     "Takes()(iter([X]))": "Takes: its inputs hold a list_iterator, which a further pass might change",
     "Healthy().requires_grad_(False)(X)": "Healthy: no parameter of Healthy requires a gradient, so there is nothing to *",
     "Whole()(X)": "Whole: Whole returned no floating-point tensor (but Tensor), so nothing can be pulled back",
-    "Twice()(X)": "Twice: forward of Twice raised RuntimeError at layer Twice: once only",
+    "with torch.no_grad(): Inference()(X)": (
+        "Inference: forward of Inference raised RuntimeError at layer Inference: for inference only"
+    ),
     "Huge()(X)": "Huge: larger than 20 million parameters",
     "with torch.profiler.profile(): Healthy()(X)": "Healthy: called while the profiler records",
 }
@@ -419,12 +450,10 @@ class Whole(Healthy):
     def forward(self, x):
         return super().forward(x).argmax()
 
-class Twice(Healthy):
-    left = [2]  # enough for what is probed to be told from the call, not for both
+class Inference(Healthy):
     def forward(self, x):
-        self.left[0] -= 1
-        if self.left[0] == 1:
-            raise RuntimeError("once only")
+        if torch.is_grad_enabled():
+            raise RuntimeError("for inference only")
         return super().forward(x)
 
 class Huge(Healthy):
