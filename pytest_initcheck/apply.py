@@ -15,6 +15,7 @@ from torch.nn.parameter import UninitializedParameter
 from .auto import Values, recurrent_kind
 from .calibrate import calibrate
 from .choices import chooser, scheme_called
+from .distributions import name_distribution
 from .errors import ProbeError, SettingsError, UnhealthyInit
 from .inputs import Call, resolve_inputs
 from .plan import Change, Plan
@@ -59,7 +60,7 @@ def apply_init(
         exclude: globs of parameters to leave alone.
         seed: makes the values reproducible; torch's own generator is neither used nor advanced then.
         generator: the same with a generator of yours.
-        dry_run: return the plan and change nothing.
+        dry_run: return the plan and change nothing; the plan then names the distributions that the values have.
         verify: check the model before and after, and raise, with the old values back, if it is not healthier.
         loss: as :func:`~pytest_initcheck.check_init`, for ``verify``.
         tolerance: for ``"lsuv"``: how far the std of a layer's output may be from 1.
@@ -80,7 +81,7 @@ def apply_init(
     generator = torch.Generator().manual_seed(seed) if seed is not None else generator
     wiring, call = _seen(model, scheme, inputs, options)
     values = {name: _values(model, place) for name, place in wiring.places.items()}
-    changes = _plan(model, scheme, wiring, values, options, _list(include), _list(exclude))
+    changes = _plan(model, scheme, wiring, values, options, _list(include), _list(exclude), origins=dry_run)
     plan = Plan(
         scheme if isinstance(scheme, str) else "by pattern", tuple(changes), notes=tuple(_notes(scheme, wiring))
     )
@@ -184,6 +185,8 @@ def _plan(
     options: Mapping[str, Any],
     include: Sequence[str],
     exclude: Sequence[str],
+    *,
+    origins: bool,
 ) -> list[Change]:
     rules: Mapping[str, str | Draw] = {"*": scheme} if isinstance(scheme, str) else scheme
     choosers = {s: chooser(s, wiring, values, options) for s in rules.values() if isinstance(s, str)}
@@ -210,8 +213,25 @@ def _plan(
             draw, why = choosers[chosen](place)
         if draw is not None:
             _writable(model, place)
-        changes.append(Change(place, draw, why, before=values[place.name].rms))
+        origin = _origin(tensor, place) if origins else ""
+        changes.append(Change(place, draw, why, before=values[place.name].rms, origin=origin))
     return changes
+
+
+def _origin(tensor: Tensor, place: Place) -> str:
+    if not tensor.is_floating_point() or not tensor.numel():
+        return ""
+    use = place.use
+    named = name_distribution(
+        tensor.detach(),
+        fan_in=place.fan_in,
+        fan_out=place.fan_out,
+        followed_by=place.followed_by,
+        out_dim=use.out_dim,
+        in_dim=use.in_dim,
+        groups=use.groups,
+    )
+    return str(named)
 
 
 def _matches(place: Place, patterns: Iterable[str]) -> bool:
