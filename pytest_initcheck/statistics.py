@@ -123,6 +123,27 @@ def rms(tensor: Tensor) -> Tensor:
         return _scaled(x, scale).square().mean(dtype=torch.float64).sqrt() * scale
 
 
+def kurtosis(tensors: Sequence[Tensor]) -> list[float | None]:
+    """Return the fourth central moment over the squared variance of each tensor: 3 for a normal draw, 1.8 for a uniform one.
+
+    It is estimated from 16,384 elements of a larger tensor, and ``None`` where the elements seen are all equal, not
+    finite or not there.
+    """
+    found: list[Tensor | tuple[float, ...]] = []
+    with torch.no_grad():
+        for tensor in tensors:
+            x = _real(tensor.detach())
+            if x is None or x.numel() < 2 or x.device.type == "meta":
+                found.append((math.nan,))
+                continue
+            flat = _flat(x)
+            centred = _sampled(flat).double()
+            centred = centred - centred.mean()
+            square = (centred / centred.abs().amax()).square()
+            found.append((square.square().mean() / square.mean().square()).reshape(1))
+    return [value if math.isfinite(value) else None for (value,) in _read(found)]
+
+
 def saturated_share(tensor: Tensor, low: float, high: float) -> Tensor:
     """Return the share of elements in the outer 0.5 % of the range ``low..high`` at either end, as a scalar."""
     margin = (high - low) * (1 - FLAT) / 2
@@ -271,13 +292,18 @@ def _squares_apart(row: Tensor, common: Tensor, scale: float) -> float:
     )
 
 
+def _sampled(flat: Tensor) -> Tensor:
+    """``flat`` itself, or runs across it where it is large."""
+    n = flat.numel()
+    return flat if n <= _SAMPLE else flat[: n - n % _RUNS].view(_RUNS, -1)[:, : _SAMPLE // _RUNS]
+
+
 def _zeros(flat: Tensor, low: float, high: float) -> float:
     n = flat.numel()
     if low > 0 or high < 0:
         return 0.0
-    if n > _SAMPLE:
-        # No rule needs this number exactly, and it would cost more than all others: runs across the tensor will do.
-        flat = flat[: n - n % _RUNS].view(_RUNS, -1)[:, : _SAMPLE // _RUNS]
+    # No rule needs this number exactly, and it would cost more than all others.
+    flat = _sampled(flat)
     if low != low:
         return 1.0 - torch.count_nonzero(flat).item() / flat.numel()
     # Without a branch for each element, which count_nonzero has and no predictor gets right behind a relu.

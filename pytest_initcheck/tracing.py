@@ -15,7 +15,7 @@ from .inputs import Call
 from .layers import RECTIFYING, WEIGHTED, Entry, Watch
 from .modules import clean, layer_modules, own_parameters, sample_dim
 from .records import LayerRecord, ParameterRecord, Stats, Trace
-from .statistics import Pending, measure, settle, settle_units
+from .statistics import Pending, kurtosis, measure, settle, settle_units
 from .weights import Use, fans, twin_rows, use_of
 
 
@@ -87,6 +87,8 @@ def trace_of(
     # What a parametrization makes of a parameter is what the layer computes with.
     weights = [watch.made[id(p)].detach() if id(p) in watch.made else p for _, p in parameters]
     values = settle([measure(w) for w in weights])
+    # A parametrization may divide by a norm of the draw (spectral_norm): its values do not vary as independent ones do.
+    drawn = {id(p): peak for (_, p), peak in zip(parameters, kurtosis(weights), strict=True) if id(p) not in watch.made}
     slopes = settle([_pending(gradients.get(name)) for name, _ in parameters])
     whole = (
         measure(outputs[0], batch_dim=sample_dim(outputs[0], call.batch))
@@ -115,6 +117,7 @@ def trace_of(
             role=use.role,
             twin_rows=twin_rows(weight, use),
             aliases=tuple(aliases.get(name, ())),
+            kurtosis=drawn.get(id(p)),
         )
     sizes: dict[torch.dtype, int] = {}
     for _, p in parameters:

@@ -164,3 +164,21 @@ def non_finite_gradient(case: Case) -> Iterator[Finding]:
 
 def _rescale(case: Case, name: str) -> str:
     return case.culprits[0].fix if case.culprits else ""
+
+
+@rule(
+    "init-drift",
+    family="values",
+    severity="error for what has changed, warning for a model that the baseline does not know",
+    threshold="a std or a mean that two draws of one initialization would differ by once in 10,000 runs at most "
+    "(`--initcheck-baseline-alpha`, shared among all comparisons with the baseline); any change of a constant, a shape, "
+    "a dtype, or of which parameters there are",
+    evidence="the sampling error of two draws, with the kurtosis of each; simulated for five kinds of distributions, see the "
+    "how-to on baselines",
+    limits="needs a baseline; given by the plugin and the command, after the rules have judged. Assumes values that are drawn "
+    "independently: an init that divides by a norm of its own draw may vary more. A change of the distribution that keeps "
+    "mean and std is not seen, nor is one of what a parametrization makes of a parameter",
+)
+def init_drift(case: Case) -> Iterator[Finding]:
+    """The initialization is not that of the baseline, by more than chance explains."""
+    return iter(())
