@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 #: Names of decorated factories that were not collected, because nobody asked.
 _LEFT_OUT = pytest.StashKey[list[str]]()
 
+#: What is said of a model that could not be checked.
+_UNCHECKED = pytest.StashKey[dict[str, Any] | None]()
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     configuration.register(parser)
@@ -181,13 +184,23 @@ class Gate:
     def pytest_runtest_makereport(
         self, item: pytest.Item, call: pytest.CallInfo[None]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-        """Put what was checked on the test's report as plain data: that is what crosses from xdist's workers."""
+        """Put what was checked on a test's last report as plain data: that is what crosses from xdist's workers.
+
+        The last, because each subtest has a report of its own, made as the test's.
+        """
         report = yield
-        if call.when == "call":
-            records = _as_data(item, report)
+        if call.when == "call" and report.failed and isinstance(item, ModelItem) and not item.stash.get(REPORTS, []):
+            line = str(report.longrepr).partition("\n")[0]
+            item.stash[_UNCHECKED] = {"line": line, "model": item.subject, "ok": None}
+        if call.when == "teardown":
+            records = _as_data(item)
             if records:
                 report.initcheck = records  # type: ignore[attr-defined]
         return report
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        _forget(item)  # what it checked when it ran before, if it is run again
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         records = getattr(report, "initcheck", None)
@@ -263,13 +276,17 @@ def _names_single_tests(config: pytest.Config) -> bool:
     return all("::" in argument or Path(here, argument).is_file() for argument in config.args)
 
 
-def _as_data(item: pytest.Item, report: pytest.TestReport) -> list[dict[str, Any]]:
+def _as_data(item: pytest.Item) -> list[dict[str, Any]]:
     checked = item.stash.get(REPORTS, [])
+    unchecked = item.stash.get(_UNCHECKED, None)
+    _forget(item)
     if checked:
         from .render import summary_line
 
-        del item.stash[REPORTS]
         return [{"line": summary_line(found), **found.to_dict()} for found in checked]
-    if isinstance(item, ModelItem) and report.failed:
-        return [{"line": str(report.longrepr).partition("\n")[0], "model": item.subject, "ok": None}]
-    return []
+    return [unchecked] if unchecked else []
+
+
+def _forget(item: pytest.Item) -> None:
+    item.stash[REPORTS] = []
+    item.stash[_UNCHECKED] = None

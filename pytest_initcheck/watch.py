@@ -71,6 +71,7 @@ class Watch:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self) -> None:
+        self._failed = False  # a test that is run again may yet pass
         self._listen()
 
     @pytest.hookimpl(tryfirst=True)
