@@ -18,6 +18,7 @@ from .errors import ProbeError, SettingsError, UnhealthyInit
 from .inputs import Call, resolve_inputs
 from .localise import suspects, typical_deviation
 from .mend import mend
+from .phases import doing, told_to
 from .probe import run_probe, sample_dim
 from .push import push_of
 from .reach import unreached_reasons
@@ -94,6 +95,7 @@ def check(
         return _check_module(model, {}, inputs, loss, settings, name, extra_rules, fixes)
     if not callable(model):
         raise SettingsError(f"model must be an nn.Module or a zero-argument factory (got {type(model).__name__})")
+    doing("building")
     built, left = build(model, settings.seed)
     if settings.deferred:
         left |= build_deferred(model, settings.deferred, settings.seed, built)
@@ -142,7 +144,9 @@ def _check_module(
             code = f"# without this import: print(pytest_initcheck.recommend_init({arguments}).code())"
             return f"import pytest_initcheck\npytest_initcheck.apply_init({arguments})\n{code}"
 
-        findings = mend(subject, case.trace, findings, case.culprits, again, whole=anew, seed=settings.seed)
+        doing("trying fixes")
+        with told_to(None):  # each trial is a probe again
+            findings = mend(subject, case.trace, findings, case.culprits, again, whole=anew, seed=settings.seed)
     return Report(
         model=name or type(model).__name__,
         ok=_passes(findings, settings),
@@ -173,6 +177,7 @@ def _measured(
         probed = run_probe(subject, call, guard=guard, loss=loss, seed=settings.seed, mode=settings.mode)
         trace = probed.trace
         culprits = suspects(trace)
+        doing("response")
         push = push_of(probed, guard, seed=settings.seed)
         response = ask(
             push, suspicious=any(s.loud for s in culprits), oversized=typical_deviation(trace) > rules.function.LOUD
@@ -223,9 +228,11 @@ def _over_seeds(
     """The first report, with what further initialisations say: the share of sick ones and each layer's spread."""
     reports = [first]
     for seed in range(settings.seed + 1, settings.seed + settings.seeds):
-        model, left = build(factory, seed)
-        one = replace(settings, seed=seed, seeds=1)
-        reports.append(_check_module(model, left, inputs, loss, one, None, extra_rules, False))
+        doing(f"seed {seed}")
+        with told_to(None):
+            model, left = build(factory, seed)
+            one = replace(settings, seed=seed, seeds=1)
+            reports.append(_check_module(model, left, inputs, loss, one, None, extra_rules, False))
     spread = {
         name: (min(sizes), median(sizes), max(sizes))
         for name in first.layers

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 import traceback
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +15,7 @@ from .cli import COULD_NOT_TELL, HEALTHY, UNHEALTHY, add_output_arguments, colum
 from .errors import InitcheckError
 from .hooked import run_check
 from .options import add_options, given
+from .progress import AFTER, counting, on_stderr, probing
 from .settings import Settings
 
 if TYPE_CHECKING:
@@ -48,15 +51,18 @@ def run(arguments: argparse.Namespace) -> int:
     destinations = report_files.parse(arguments.report, called="--report", base=Path.cwd())
     hook = _plugins().hook
     reports: list[Report] = []
+    unchecked: dict[int, str] = {}
     status = HEALTHY
     before = ""
-    for spec in arguments.specs:
+    for index, spec in enumerate(arguments.specs):
         try:
-            report = _check(spec, inputs, asked, hook)
+            with _progress(arguments, index):
+                report = _check(spec, inputs, asked, hook)
         except InitcheckError as e:
             if arguments.verbose and e.__cause__:
                 traceback.print_exception(e.__cause__)
             sentence = str(e) if spec in str(e) else f"{spec}: {e}"
+            unchecked[index] = str(e).removeprefix(f"{spec}: ")
             print(f"initcheck: {sentence}", file=sys.stderr)
             status = COULD_NOT_TELL
             continue
@@ -79,8 +85,8 @@ def run(arguments: argparse.Namespace) -> int:
         _print_json(reports, several=len(arguments.specs) > 1)
     elif len(arguments.specs) > 1 and not arguments.quiet:
         unhealthy = sum(not report.ok for report in reports)
-        unknown = len(arguments.specs) - len(reports)
-        print(f"\n{len(arguments.specs)} models, {unhealthy} unhealthy, {unknown} could not be checked")
+        print(f"\n{_overview(arguments.specs, reports, unchecked)}\n")
+        print(f"{len(arguments.specs)} models, {unhealthy} unhealthy, {len(unchecked)} could not be checked")
     return status
 
 
@@ -115,6 +121,24 @@ def _text(report: Report, arguments: argparse.Namespace) -> str:
         return summary_line(report, ascii=ascii)
     color = use_color(arguments.color)
     return terminal(report, verbose=arguments.verbose, color=color, width=columns(), ascii=ascii)
+
+
+def _progress(arguments: argparse.Namespace, index: int) -> contextlib.AbstractContextManager[None]:
+    """One model is named when it takes long, several are counted from the start."""
+    spec, several = arguments.specs[index], len(arguments.specs)
+    if arguments.quiet:
+        return contextlib.nullcontext()
+    if several == 1:
+        return on_stderr(probing(spec), after=AFTER)
+    return on_stderr(counting(spec, index, several), after=0.0)
+
+
+def _overview(specs: Sequence[str], reports: Iterable[Report], unchecked: Mapping[int, str]) -> str:
+    from .render import drawable, overview
+
+    checked = iter(reports)
+    rows = [(spec, unchecked[i] if i in unchecked else next(checked)) for i, spec in enumerate(specs)]
+    return overview(rows, width=columns(), ascii=not drawable(sys.stdout.encoding))
 
 
 def _print_json(reports: list[Report], *, several: bool) -> None:

@@ -14,6 +14,7 @@ import pytest
 from .configuration import CONFIGURATION, settings_for
 from .errors import InitcheckError, SettingsError, UnhealthyInit
 from .hooked import run_check
+from .progress import shown_in
 from .settings import Settings
 
 if TYPE_CHECKING:
@@ -35,7 +36,8 @@ def check_in(
 ) -> Report:
     """Check a model for a test or an item, and keep the report for the end of the run."""
     settings = settings_for(item, asked)
-    report = run_check(item.ihook, model, inputs, loss=loss, settings=settings, name=name, is_spec=is_spec)
+    with shown_in(item.config, name):
+        report = run_check(item.ihook, model, inputs, loss=loss, settings=settings, name=name, is_spec=is_spec)
     item.stash.setdefault(REPORTS, []).append(report)
     return report
 

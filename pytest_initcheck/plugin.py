@@ -17,6 +17,7 @@ from .errors import InitcheckError, InitcheckWarning, TargetError, UnhealthyInit
 from .hooked import extra_rules
 from .items import REPORTS, BrokenItem, ModelItem, case_item, case_of, check_in, target_item
 from .options import flag
+from .progress import PROGRESS, InPytest
 from .settings import BY_NAME, SETTINGS
 from .watch import Watch
 
@@ -138,6 +139,7 @@ class Gate:
         self._targets = _parse(config.stash[CONFIGURATION].models, "initcheck_models")
         self._left_out = 0
         self._watch: Watch | None = None
+        config.pluginmanager.register(InPytest(config), PROGRESS)
         #: What each test or item checked, by node id: a test that is run again replaces what it said before.
         self._records: dict[str, list[dict[str, Any]]] = {}
 

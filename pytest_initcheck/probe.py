@@ -20,6 +20,7 @@ from .graph import Graph
 from .inputs import Call
 from .layers import Watch
 from .modules import sample_dim, tensors
+from .phases import doing
 from .records import Trace
 from .state import Guard, has_lazy
 from .statistics import own_seed
@@ -87,6 +88,7 @@ def run_probe(
     """
     seconds: dict[str, float] = {}
     started = time.perf_counter()
+    doing("forward")
     subject, unseen = _subject(model, call, guard)
     if mode != "as-is":
         subject.train(mode == "train")
@@ -119,6 +121,7 @@ def run_probe(
             graph = Graph(heads if loss_value is None else [*heads, loss_value], watch.made)
             seen = read_graph(subject, watch, graph)
             seconds["graph"] = time.perf_counter() - started
+            doing("backward")
             started = time.perf_counter()
             half = any(e.dtype is torch.float16 for e in watch.entries) or any(h.dtype is torch.float16 for h in heads)
             scale = float(max(h.numel() for h in heads)) if half else 1.0
@@ -130,6 +133,7 @@ def run_probe(
             outputs = [h.detach().clone() for h in heads]
         seconds["backward"] = time.perf_counter() - started
         started = time.perf_counter()
+        doing("reading")
         trace = trace_of(subject, call, watch, gradients, outputs, seen, scale)
         seconds["read"] = time.perf_counter() - started
     finally:

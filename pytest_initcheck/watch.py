@@ -16,6 +16,7 @@ import pytest
 from .configuration import CONFIGURATION, settings_for
 from .hooked import extra_rules
 from .items import ModelItem
+from .progress import shown_in
 
 if TYPE_CHECKING:
     from .records import Report
@@ -102,9 +103,9 @@ class Watch:
         settings = settings_for(self._item, {} if mode is None else {"mode": mode})
         settings = replace(settings, seeds=1, deferred=None)  # these need a factory
         loss = hook.pytest_initcheck_loss(name=name)
-        report = check(
-            model, inputs, loss=loss, settings=settings, name=name, extra_rules=extra_rules(hook), fixes=False
-        )
+        rules = extra_rules(hook)
+        with shown_in(self._config, name):
+            report = check(model, inputs, loss=loss, settings=settings, name=name, extra_rules=rules, fixes=False)
         hook.pytest_initcheck_report(report=report)
         return report
 

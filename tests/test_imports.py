@@ -15,7 +15,7 @@ PACKAGE = Path(pytest_initcheck.__file__).parent
 
 #: Top-level module or sub-package -> floor. Imports at the top of a module go to its own floor or below.
 FLOORS = {
-    "errors": 0, "records": 0, "settings": 0,
+    "errors": 0, "records": 0, "settings": 0, "phases": 0,
     "statistics": 1, "drift": 1,
     "state": 2, "graph": 2, "weights": 2, "modules": 2,
     "shapes": 3, "infer": 3, "inputs": 3, "layers": 3, "tracing": 3, "probe": 3, "targets": 3,
@@ -24,12 +24,15 @@ FLOORS = {
     "check": 6, "apply": 6, "expect": 6, "scaling": 6,
     "render": 7, "article": 7,
     "options": 8, "configuration": 8, "hookspecs": 8, "hooked": 8, "items": 8, "report_files": 8, "plugin": 8,
-    "baselines": 8, "watch": 8, "watch_models": 8, "unsuited": 3, "surroundings": 2,
+    "baselines": 8, "progress": 8, "watch": 8, "watch_models": 8, "unsuited": 3, "surroundings": 2,
     "cli": 8, "cli_check": 8, "cli_recommend": 8, "cli_article": 8, "__main__": 8,
 }  # fmt: skip
 
 #: Importing these does not import torch: the controller of xdist, --help and the renderers do without it.
-WITHOUT_TORCH = ("errors", "records", "settings", "rules", "render", "options", "hookspecs", "plugin", "items", "cli")
+WITHOUT_TORCH = (
+    "errors", "records", "settings", "rules", "render",
+    "options", "hookspecs", "plugin", "items", "progress", "cli",
+)  # fmt: skip
 
 
 def home(path: Path) -> str:
@@ -126,7 +129,7 @@ def test_public_names_are_there():
 
 IDLE = """
 import sys, pytest
-code = pytest.main(["-q", "-p", "no:cacheprovider", *sys.argv[1:]])
+code = pytest.main(["-q", "-p", "no:cacheprovider", "-p", "no:asyncio", *sys.argv[1:]])  # it warns where it is not configured
 assert code == 0, code
 assert "torch" not in sys.modules
 """

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .md import markdown as markdown
     from .page import fragment as fragment
     from .page import html as html
+    from .text import overview as overview
     from .text import summary_line as summary_line
     from .text import terminal as terminal
 
@@ -29,6 +30,7 @@ _HOME = {
     "html": "page",
     "json_text": "jsondata",
     "markdown": "md",
+    "overview": "text",
     "plot": "figure",
     "sarif": "code_scanning",
     "summary_line": "text",

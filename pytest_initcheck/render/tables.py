@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..records import LayerRecord, ParameterRecord, Report, Stats
-from .words import cells, cut, number, percent, shown, span
+from .words import amount, cells, cut, number, percent, shown, span
 
 #: A private-use character that no name has any business to contain.
 _FILLER = "\ue000"
@@ -88,6 +88,39 @@ PARAMETER_COLUMNS = (
     ),
 )
 _PARAMETER_PRIORITY = ("shape", "fan in", "next", "role", "trained", "mean", "zeros", "max", "min")
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One of several models.
+
+    Attributes:
+        model: name.
+        verdict: one word or two.
+        told: the finding that stands for all, or why there is none.
+        layers: how many were measured.
+        parameters: how many values they have.
+    """
+
+    model: str
+    verdict: str
+    told: str
+    layers: int | None = None
+    parameters: int | None = None
+
+
+VERDICT_COLUMNS = (
+    Column("model", lambda r: r.model, words=True, needed=True),
+    Column("verdict", lambda r: r.verdict, words=True, needed=True),
+    Column("layers", lambda r: "-" if r.layers is None else str(r.layers), lambda r: r.layers),
+    Column("params", lambda r: "-" if r.parameters is None else amount(r.parameters), lambda r: r.parameters),
+    Column("finding", lambda r: r.told, words=True, needed=True),
+)
+
+
+def verdicts(found: Sequence[Verdict], *, width: int) -> str:
+    """Return the table of several models in the order given."""
+    return _table("models", VERDICT_COLUMNS, ("params", "layers"), found, width)
 
 
 def layer_columns(report: Report) -> tuple[Column, ...]:

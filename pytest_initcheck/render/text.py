@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from ..records import Finding, Report
 from . import bars, tables
@@ -69,6 +70,29 @@ def terminal(report: Report, *, verbose: int = 0, color: bool = False, width: in
         blocks += [_ignored(report, verbose, prose), _unseen(report, prose), _reproduce(report, prose)]
     text = "\n\n".join(b for b in blocks if b)
     text = "\n".join(line.rstrip() for line in text.splitlines())
+    return text.encode("ascii", "backslashreplace").decode() if ascii else text
+
+
+def overview(rows: Iterable[tuple[str, Report | str]], *, width: int = 80, ascii: bool = False) -> str:
+    """Return a table of several models: what each is called with its report, or why it could not be checked."""
+    verdicts = []
+    for name, found in rows:
+        if isinstance(found, str):
+            reason = re.split(r" \(|[:;] ", found, maxsplit=1)[0]  # the sentence without its details
+            verdicts.append(tables.Verdict(name, "not checked", reason))
+            continue
+        told = failing(found) or [f for f in found.findings if f.severity != "note"]
+        more = f" (+{len(told) - 1} more)" if len(told) > 1 else ""
+        verdicts.append(
+            tables.Verdict(
+                name,
+                _headline(found, LINE)[0].removesuffix(" init"),
+                _where(told[0]) + more if told else "-",
+                layers=sum(1 for x in found.layers.values() if x.leaf and x.activation.count),
+                parameters=sum(p.value.count for p in found.parameters.values() if p.value is not None),
+            )
+        )
+    text = tables.verdicts(verdicts, width=width)
     return text.encode("ascii", "backslashreplace").decode() if ascii else text
 
 
