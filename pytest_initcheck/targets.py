@@ -351,15 +351,16 @@ _HEADS = {
 
 def _transformers(spec: str, name: str, arguments: dict[str, Any]) -> Callable[[], Any]:
     transformers = _library(spec, "transformers")
-    found: Any = getattr(transformers, name, None) if name.isidentifier() else None
+    part = functools.partial(_part, spec, transformers)
+    found: Any = part(name) if name.isidentifier() else None
     make: Callable[..., Any]
     bases = found.__mro__ if inspect.isclass(found) else ()
-    if transformers.PreTrainedModel in bases and found.config_class is not None:
+    if part("PreTrainedModel") in bases and found.config_class is not None:
         return lambda: found(found.config_class(**arguments))
-    if transformers.PretrainedConfig in bases:
+    if part("PretrainedConfig") in bases:
         make = found
-    elif name in transformers.CONFIG_MAPPING:
-        make = transformers.CONFIG_MAPPING[name]
+    elif name in part("CONFIG_MAPPING"):
+        make = part("CONFIG_MAPPING")[name]
     elif name.isidentifier() and name != name.lower():  # a class name: no model id on the hub is spelled like that
         known = [n for n in dir(transformers) if n[:1].isupper()]
         raise TargetError(f"{spec}: transformers has no class {name!r}{_hint(name, known)}: correct the name")
@@ -369,14 +370,30 @@ def _transformers(spec: str, name: str, arguments: dict[str, Any]) -> Callable[[
     def build() -> Any:
         config = make(**arguments)
         for architecture in getattr(config, "architectures", None) or ():
-            if hasattr(transformers, architecture):
-                return getattr(transformers, architecture)(config)
+            if (head := part(architecture)) is not None:
+                return head(config)
         for mapping, auto in _HEADS.items():
-            if type(config) in getattr(transformers, mapping, ()):
-                return getattr(transformers, auto).from_config(config)
-        return transformers.AutoModel.from_config(config)
+            if type(config) in (part(mapping) or ()):
+                return part(auto).from_config(config)
+        return part("AutoModel").from_config(config)
 
     return build
+
+
+def _part(spec: str, transformers: Any, name: str) -> Any:
+    """The attribute, which transformers imports now and not before; ``None`` if there is none."""
+    try:
+        return getattr(transformers, name, None)
+    except Exception as e:
+        import torch
+
+        cause: BaseException = e
+        while cause.__cause__ is not None:  # what transformers says itself is that there was something
+            cause = cause.__cause__
+        raise TargetError(
+            f"{spec}: transformers could not import {name} ({_error(cause)}): mend or take out the library it needs for "
+            f"that, such as a torchvision that does not fit torch {torch.__version__}"
+        ) from e
 
 
 def _hub_config(spec: str, name: str, transformers: Any, **arguments: Any) -> Any:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import ModuleType
+from typing import ClassVar
 
 import pytest
 import torch
@@ -192,3 +194,43 @@ def test_missing_library(monkeypatch: pytest.MonkeyPatch, spec: str, extra: str)
         TargetError, match=rf"{spec} needs {extra}, not installed: pip install 'pytest-initcheck\[{extra}\]'"
     ):
         load(spec)
+
+
+class Lazy(ModuleType):
+    """Imports its parts when they are asked for, as transformers does, and cannot import some."""
+
+    CONFIG_MAPPING: ClassVar[dict[str, object]] = {"gpt2": object}
+
+    def __getattr__(self, name: str) -> object:
+        if name in ("PreTrainedModel", "GPT2Config", "AutoModel"):
+            try:
+                raise RuntimeError("operator torchvision::nms does not exist\nand more")
+            except RuntimeError as error:
+                raise ModuleNotFoundError(f"Could not import module '{name}'.") from error
+        if name == "PretrainedConfig":
+            return int
+        raise AttributeError(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "part"), [("gpt2", "PreTrainedModel"), ("GPT2Config", "GPT2Config"), ("no/such", "PreTrainedModel")]
+)
+def test_a_library_that_cannot_import_its_parts(monkeypatch: pytest.MonkeyPatch, name: str, part: str):
+    monkeypatch.setitem(sys.modules, "transformers", Lazy("transformers"))
+
+    with pytest.raises(TargetError) as caught:
+        load(f"hf:{name}")
+
+    assert str(caught.value) == (
+        f"hf:{name}: transformers could not import {part} (RuntimeError: operator torchvision::nms does not exist): mend or "
+        f"take out the library it needs for that, such as a torchvision that does not fit torch {torch.__version__}"
+    )
+
+
+def test_a_library_that_cannot_import_what_it_builds(monkeypatch: pytest.MonkeyPatch):
+    fake = Lazy("transformers")
+    fake.PreTrainedModel = str  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "transformers", fake)
+
+    with pytest.raises(TargetError, match="hf:gpt2: transformers could not import AutoModel"):
+        load("hf:gpt2")()
