@@ -18,11 +18,12 @@ from .errors import ProbeError, SettingsError, UnhealthyInit
 from .inputs import Call, resolve_inputs
 from .localise import suspects, typical_deviation
 from .mend import mend
+from .named import worst_layers
 from .phases import doing, told_to
-from .probe import run_probe, sample_dim
+from .probe import histograms, run_probe, sample_dim
 from .push import push_of
 from .reach import unreached_reasons
-from .records import Finding, Report
+from .records import Finding, Report, Trace
 from .recurrence import carried
 from .response import ask
 from .settings import Settings, matches
@@ -147,12 +148,13 @@ def _check_module(
         doing("trying fixes")
         with told_to(None):  # each trial is a probe again
             findings = mend(subject, case.trace, findings, case.culprits, again, whole=anew, seed=settings.seed)
+    trace = _with_histograms(subject, call, case.trace, findings, settings) if fixes else case.trace
     return Report(
         model=name or type(model).__name__,
         ok=_passes(findings, settings),
         findings=tuple(findings),
         ignored=tuple(ignored),
-        trace=case.trace,
+        trace=trace,
         response=case.response,
         fail_on=settings.fail_on,
         reproduce=_reproduce(settings, name),
@@ -193,6 +195,29 @@ def _measured(
     if alike:
         response = replace(response, details={**response.details, "equal_samples": 1.0})
     return rules.Case(trace, response, settings, unreached, left, suspects(trace), memory)
+
+
+def _with_histograms(
+    subject: nn.Module, call: Call, trace: Trace, findings: Iterable[Finding], settings: Settings
+) -> Trace:
+    """The trace with histograms of the layers that errors and warnings name first, from one more forward pass.
+
+    Only once they are known: most models are healthy, and pay nothing.
+    """
+    worst = worst_layers(trace, findings)
+    if not worst:
+        return trace
+    doing("histograms")
+    try:
+        with told_to(None), untouched(subject, tensors=call.tensors) as guard:
+            guard.backup_parameters()
+            seen = histograms(subject, call, worst, guard=guard, seed=settings.seed, mode=settings.mode)
+    except ProbeError:  # it ran once, and what was found then stands
+        return trace
+    layers = {
+        name: replace(layer, histogram=seen[name]) if name in seen else layer for name, layer in trace.layers.items()
+    }
+    return replace(trace, layers=layers)
 
 
 def _alike(call: Call) -> bool:

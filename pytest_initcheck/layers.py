@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
@@ -24,7 +24,8 @@ from .modules import (
     sample_dim,
     tensors,
 )
-from .statistics import Pending, measure, rms, saturated_share
+from .records import Histogram
+from .statistics import Pending, histogram, measure, rms, saturated_share
 from .weights import Use, uses
 
 #: Name of an operation -> range whose two ends are flat, for those that have one.
@@ -186,10 +187,14 @@ class Watch(TorchFunctionMode):
     Args:
         model: the module that will be called.
         batch: number of samples, to find the sample dimension of each output.
+        spread: names of the entries that get a histogram.
     """
 
-    def __init__(self, model: nn.Module, batch: int | None) -> None:
+    def __init__(self, model: nn.Module, batch: int | None, *, spread: Collection[str] = ()) -> None:
         super().__init__()
+        #: By name of the entry.
+        self.histograms: dict[str, Histogram] = {}
+        self._spread = spread
         self.entries: list[Entry] = []
         self.unseen: list[str] = []
         self._batch = batch
@@ -374,6 +379,8 @@ class Watch(TorchFunctionMode):
             dtype=out.dtype,
             activation=self._known(out) or self._measure(out, units=functional and kind in RECTIFYING),
         )
+        if entry.name in self._spread and (spread := histogram(out)) is not None:
+            self.histograms[entry.name] = spread
         node = out.grad_fn
         if node is None and not out.requires_grad:
             entry.opaque = "no gradient path"

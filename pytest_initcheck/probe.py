@@ -8,7 +8,7 @@ import gc
 import random
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,7 +21,7 @@ from .inputs import Call
 from .layers import Watch
 from .modules import sample_dim, tensors
 from .phases import doing
-from .records import Trace
+from .records import Histogram, Trace
 from .state import Guard, has_lazy
 from .statistics import own_seed
 from .tracing import read_graph, trace_of
@@ -178,6 +178,35 @@ def run_probe(
         model=subject,
         batch=call.batch,
     )
+
+
+def histograms(
+    model: nn.Module, call: Call, names: Collection[str], *, guard: Guard, seed: int = 0, mode: str = "train"
+) -> dict[str, Histogram]:
+    """Run ``model`` forward as :func:`run_probe` does, and return how the outputs of some layers are spread, by name.
+
+    Args:
+        model, call, guard, seed, mode: as :func:`run_probe`.
+        names: of the layers.
+
+    Raises:
+        ProbeError: the model could not be run.
+    """
+    subject, _ = _subject(model, call, guard)
+    if mode != "as-is":
+        subject.train(mode == "train")
+    _seed(seed)
+    guard.mark()
+    watch = Watch(subject, call.batch, spread=names)
+    try:
+        # With gradients, or modules in eval mode would take other paths than in the probe.
+        with torch.inference_mode(False), torch.enable_grad(), watch, _eager():
+            subject(*call.args, **call.kwargs)
+    except Exception as error:
+        raise _failed("forward", subject, watch, error) from error
+    finally:
+        watch.close()
+    return watch.histograms
 
 
 def float_outputs(output: Any) -> list[Tensor]:

@@ -49,6 +49,21 @@ class Stats:
 
 
 @dataclass(frozen=True, slots=True)
+class Histogram:
+    """How the values of one tensor are spread, in bins of equal width.
+
+    Attributes:
+        low: left end of the first bin, the smallest finite value.
+        high: right end of the last bin, the largest finite value.
+        counts: values in each bin; of a larger tensor 16,384 values are counted.
+    """
+
+    low: float
+    high: float
+    counts: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class LayerRecord:
     """One layer as the probe saw it: a module call that returned a floating tensor, or a functional operation.
 
@@ -71,6 +86,8 @@ class LayerRecord:
         dead_units: share of output units (channels, features) that are zero for every sample; ``None`` where unknown.
         saturated: share of elements on the flat part of the nonlinearity, where the layer has one.
         opaque: why the inside or the gradient of this layer could not be seen, or ``None``.
+        histogram: how the output's values are spread, for the layers that errors and warnings name first; ``None`` for
+            all others.
     """
 
     name: str
@@ -89,6 +106,7 @@ class LayerRecord:
     dead_units: float | None = None
     saturated: float | None = None
     opaque: str | None = None
+    histogram: Histogram | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -357,6 +375,8 @@ def _layer(data: Mapping[str, Any]) -> LayerRecord:
     d = {k: _number(v) for k, v in data.items()}
     d.update(shape=tuple(d["shape"]), parameters=tuple(d["parameters"]))
     d.update(activation=_stats(d["activation"]), gradient=_stats(d["gradient"]))
+    if histogram := d.get("histogram"):
+        d["histogram"] = Histogram(**{**histogram, "counts": tuple(histogram["counts"])})
     return LayerRecord(**d)
 
 

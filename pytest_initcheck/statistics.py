@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .records import Stats
+from .records import Histogram, Stats
 
 #: Below this mean square, float32 squares of typical elements (under 1e-15) may have been flushed to zero.
 _TINY_MEAN_SQUARE = 1e-30
@@ -24,6 +24,9 @@ _RUN = 1 << 14
 #: Elements looked at for the share of zeros in a large tensor, and in how many runs.
 _SAMPLE = 1 << 14
 _RUNS = 64
+
+#: Bins of a histogram.
+_BINS = 32
 
 #: Share of the range beyond which tanh, sigmoid and their like count as flat.
 FLAT = 0.99
@@ -142,6 +145,24 @@ def kurtosis(tensors: Sequence[Tensor]) -> list[float | None]:
             square = (centred / centred.abs().amax()).square()
             found.append((square.square().mean() / square.mean().square()).reshape(1))
     return [value if math.isfinite(value) else None for (value,) in _read(found)]
+
+
+def histogram(tensor: Tensor) -> Histogram | None:
+    """Return how the finite values of ``tensor`` are spread; ``None`` where fewer than two differ."""
+    with torch.no_grad():
+        x = _real(tensor.detach())
+        if x is None or x.numel() < 2 or x.device.type == "meta":
+            return None
+        # On the CPU: not every accelerator counts into bins deterministically, and torch may have been told to insist.
+        values = _sampled(_flat(x)).cpu().double().reshape(-1)
+        values = values[values.isfinite()]
+        if values.numel() < 2:
+            return None
+        low, high = float(values.min()), float(values.max())
+        if not 0 < high - low < math.inf:
+            return None
+        places = ((values - low) / (high - low) * _BINS).long().clamp_(max=_BINS - 1)
+        return Histogram(low, high, tuple(int(n) for n in torch.bincount(places, minlength=_BINS)))
 
 
 def saturated_share(tensor: Tensor, low: float, high: float) -> Tensor:
@@ -299,7 +320,6 @@ def _sampled(flat: Tensor) -> Tensor:
 
 
 def _zeros(flat: Tensor, low: float, high: float) -> float:
-    n = flat.numel()
     if low > 0 or high < 0:
         return 0.0
     # No rule needs this number exactly, and it would cost more than all others.

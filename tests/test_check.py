@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from pytest_initcheck import (
     assert_healthy_init,
     check_init,
 )
+from pytest_initcheck.named import worst_layers
 
 
 def net() -> nn.Sequential:
@@ -370,3 +372,47 @@ def test_memory_that_was_never_written_is_found_in_buffers_and_integers_too() ->
     named = {f.layers[0] for f in report.findings if f.rule == "uninitialized-parameter"}
     assert named == {"count", "scale", "table"}
     assert not torch.are_deterministic_algorithms_enabled()
+
+
+class Closed(nn.Module):
+    """Its relu, a function and no module, lets nothing through."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.last = nn.Linear(8, 16), nn.BatchNorm1d(16), nn.Linear(16, 4)
+        nn.init.constant_(self.norm.bias, -9.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(nn.functional.dropout(torch.relu(self.norm(self.first(x)))))
+
+
+def test_the_layers_that_findings_name_have_histograms():
+    model = Closed()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    state = torch.get_rng_state()
+
+    report = check_init(model, torch.randn(32, 8, generator=torch.Generator().manual_seed(0)))
+
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    named = worst_layers(report.trace, report.findings)
+    varied = [name for name in named if report.layers[name].activation.std > 0]
+    assert varied
+    assert [name for name, layer in report.layers.items() if layer.histogram] == sorted(
+        varied, key=list(report.layers).index
+    )
+    for name in varied:
+        layer = report.layers[name]
+        assert layer.histogram is not None
+        assert sum(layer.histogram.counts) == layer.activation.count
+        # The second probe saw what the first one measured.
+        assert (layer.histogram.low, layer.histogram.high) == (layer.activation.min, layer.activation.max)
+    assert Report.from_dict(json.loads(json.dumps(report.to_dict()))) == report
+
+
+def test_a_healthy_model_has_none():
+    report = check_init(net, torch.randn(32, 16, generator=torch.Generator().manual_seed(0)))
+
+    assert report.ok
+    assert not report.findings
+    assert [layer for layer in report.layers.values() if layer.histogram] == []

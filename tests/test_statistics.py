@@ -11,7 +11,17 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from pytest_initcheck.records import Stats
-from pytest_initcheck.statistics import Pending, _on_device, _stats, measure, rms, saturated_share, settle, settle_units
+from pytest_initcheck.statistics import (
+    Pending,
+    _on_device,
+    _stats,
+    histogram,
+    measure,
+    rms,
+    saturated_share,
+    settle,
+    settle_units,
+)
 
 
 def stats(tensor: Tensor, batch_dim: int | None = None) -> Stats:
@@ -200,3 +210,53 @@ def test_saturated_share() -> None:
     x = torch.tensor([-0.999, -0.5, 0.0, 0.98, 0.999])
     assert float(saturated_share(x, -1, 1)) == pytest.approx(0.4)
     assert float(saturated_share(torch.tensor([0.001, 0.5]), 0, 1)) == pytest.approx(0.5)
+
+
+@given(
+    st.lists(st.floats(-(2.0**99), 2.0**99, width=32), min_size=1, max_size=60),
+    st.sampled_from([torch.float32, torch.float64]),
+)
+def test_a_histogram_counts_every_value_once(values: list[float], dtype: torch.dtype):
+    found = histogram(torch.tensor(values, dtype=dtype))
+
+    distinct = torch.tensor(values, dtype=dtype).unique()
+    if len(distinct) == 1:
+        assert found is None
+        return
+    assert found is not None
+    assert (found.low, found.high) == (float(distinct[0]), float(distinct[-1]))
+    assert sum(found.counts) == len(values)
+    assert found.counts[0] > 0
+    assert found.counts[-1] > 0
+
+
+def test_a_histogram_is_what_torch_counts():
+    values = torch.randn(3, 5, 70, generator=torch.Generator().manual_seed(0))
+
+    found = histogram(values)
+
+    assert found is not None
+    assert list(found.counts) == torch.histc(values, len(found.counts), found.low, found.high).int().tolist()
+
+
+def test_a_histogram_leaves_out_what_is_not_finite_and_samples_what_is_large():
+    found = histogram(torch.tensor([math.nan, 1.0, math.inf, 3.0, -math.inf]))
+    assert found is not None
+    assert (found.low, found.high, sum(found.counts)) == (1.0, 3.0, 2)
+    assert histogram(torch.full((9,), math.nan)) is None
+    assert histogram(torch.zeros(0)) is None
+    assert histogram(torch.arange(4)) is None
+
+    large = histogram(torch.linspace(0, 1, 1 << 20))
+    assert large is not None
+    assert sum(large.counts) == 1 << 14
+    assert max(large.counts) < 1.5 * min(large.counts)
+
+
+def test_a_histogram_of_complex_values_and_of_gaps():
+    complex_values = histogram(torch.complex(torch.ones(4), torch.zeros(4)))
+    assert complex_values is not None
+    assert (complex_values.counts[0], complex_values.counts[-1]) == (4, 4)
+    gaps = histogram(torch.arange(20.0).view(4, 5)[:, ::2])
+    assert gaps is not None
+    assert sum(gaps.counts) == 12

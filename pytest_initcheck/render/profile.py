@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from .. import named
 from ..records import SEVERITIES, Finding, LayerRecord, Report, Severity
 
 #: Layers that findings name first, marked in a profile; more marks would mark nothing.
@@ -67,16 +68,7 @@ def depth(report: Report) -> list[Point]:
 
 def layer_of(report: Report, name: str) -> LayerRecord | None:
     """Return the layer that ``name`` means: a layer's own, or the one that uses a parameter."""
-    if name in report.layers:
-        return report.layers[name]
-    parameter = report.parameters.get(name)
-    for layer in report.layers.values():
-        if name in layer.parameters:
-            return layer
-    if parameter is None:
-        return None
-    inside = [x for x in report.layers.values() if x.module == parameter.layer]
-    return next((x for x in inside if x.leaf), inside[0] if inside else None)
+    return named.layer_of(report.trace, name)
 
 
 def axis(values: Iterable[float | None], *, around: Iterable[float] = ()) -> Axis:

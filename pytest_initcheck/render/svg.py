@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from ..named import worst_layers
 from ..records import LayerRecord, Report, Severity, Stats
 from ..settings import bound_for
-from .profile import Axis, Point, axis, layer_of
+from .profile import Axis, Point, axis
 from .words import number, shown
 
 #: Units of the drawing; the page stretches them.
@@ -80,6 +81,8 @@ class Strip:
         high: mean plus std.
         zero: zero, or ``None`` where it is outside.
         ends: smallest and largest value as text.
+        bins: path of the histogram, 320 wide and 100 high; empty if there is none.
+        span: where the histogram begins and ends.
     """
 
     name: str
@@ -89,6 +92,8 @@ class Strip:
     high: float
     zero: float | None
     ends: tuple[str, str]
+    bins: str = ""
+    span: tuple[float, float] = (0.0, 100.0)
 
 
 def charts(report: Report, points: Sequence[Point]) -> list[Chart]:
@@ -183,13 +188,8 @@ def _labels(scale: Axis) -> tuple[tuple[float, str], ...]:
 
 def strips(report: Report, *, most: int = 6) -> list[Strip]:
     """Return where the values of the layers lie that errors and warnings name first."""
-    named: dict[str, LayerRecord] = {}
-    for finding in report.findings:
-        for name in finding.layers[:3] if finding.severity != "note" else ():
-            layer = layer_of(report, name)
-            if layer is not None and layer.activation.count:
-                named.setdefault(layer.name, layer)
-    return [strip for layer in list(named.values())[:most] if (strip := _strip(layer)) is not None]
+    worst = worst_layers(report.trace, report.findings, most=most)
+    return [strip for name in worst if (strip := _strip(report.layers[name])) is not None]
 
 
 def _strip(layer: LayerRecord) -> Strip | None:
@@ -204,4 +204,19 @@ def _strip(layer: LayerRecord) -> Strip | None:
     text = f"mean {number(s.mean)}, std {number(s.std)}, {100 * s.zeros:.0f} % zeros"
     zero = place(0.0) if s.min <= 0 <= s.max else None
     ends = (number(s.min), number(s.max))
-    return Strip(shown(layer.name), text, place(s.mean - s.std), place(s.mean), place(s.mean + s.std), zero, ends)
+    box = (place(s.mean - s.std), place(s.mean), place(s.mean + s.std))
+    strip = Strip(shown(layer.name), text, *box, zero, ends)
+    if layer.histogram is None:
+        return strip
+    return replace(
+        strip,
+        bins=_bins(layer.histogram.counts),
+        span=(place(layer.histogram.low), place(layer.histogram.high)),
+    )
+
+
+def _bins(counts: Sequence[int]) -> str:
+    """Path of a histogram, ten units a bin and 100 high; a bin that holds anything is seen."""
+    top = max(counts)
+    heights = [max(2, round(100 * n / top)) if n else 0 for n in counts]
+    return "".join(f"M{10 * i} 100v-{h}h10v{h}z" for i, h in enumerate(heights) if h)

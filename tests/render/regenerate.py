@@ -79,7 +79,7 @@ def golden() -> dict[Path, str]:
 
 RECORDS = (
     records.Report, records.Finding, records.Trace, records.LayerRecord, records.ParameterRecord, records.Stats,
-    records.Response,
+    records.Histogram, records.Response,
 )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from pytest_initcheck.records import Report
+from pytest_initcheck.records import Histogram, Report
 from pytest_initcheck.render import FORMATS, fragment, github_annotations, html, markdown, sarif
 from pytest_initcheck.render.svg import charts, strips
 
@@ -157,6 +157,22 @@ def test_strips_show_the_layers_that_findings_name():
     assert strips(samples.nan()) == []
     for strip in strips(samples.vanishing()):
         assert 0 <= strip.low <= strip.mean <= strip.high <= 100
+
+
+def test_histograms_stand_in_the_strips():
+    plain = samples.vanishing()
+    layers = dict(plain.trace.layers)
+    layers["blocks.1.fc"] = replace(layers["blocks.1.fc"], histogram=Histogram(-0.1, 0.1, (4, 0, 8, 1)))
+    report = replace(plain, trace=replace(plain.trace, layers=layers))
+
+    _, strip, *_ = strips(report)
+    page = html([report])
+
+    assert strip.bins == "M0 100v-50h10v50zM20 100v-100h10v100zM30 100v-12h10v12z"
+    assert 0 <= strip.span[0] <= strip.mean <= strip.span[1] <= 100
+    assert page.count(f'<path d="{strip.bins}"/>') == 1
+    assert 'aria-label="histogram of blocks.1.fc"' in page
+    assert 'class="bins"' not in html([plain])
 
 
 def test_an_empty_page_says_so():
