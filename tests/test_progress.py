@@ -154,7 +154,7 @@ def test_nothing_where_there_is_no_terminal(project: Path, capfd: pytest.Capture
     assert "\x1b" not in done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("columns", [80, 200])
+@pytest.mark.parametrize("columns", [80, pytest.param(200, marks=pytest.mark.slow)])
 def test_check_counts_several_models_and_sums_them_up(project: Path, columns: int):
     specs = ["zoo.py:Healthy", "zoo.py:Sick", "zoo.py:boom"]
     command = ["-m", "pytest_initcheck", "check", *specs, "--input", "8x8"]

@@ -113,6 +113,7 @@ def test_xdist_groups(project: pytest.Pytester):
     assert len(set(grouped_on)) <= 1
 
 
+@pytest.mark.slow
 def test_xdist_each(project: pytest.Pytester):
     """Every worker runs everything, and still a model stands in the report once."""
     pytest.importorskip("xdist")
@@ -185,7 +186,11 @@ def test_timeout(project: pytest.Pytester):
     told_once(result, "timeout: 60.0s", *FINDINGS)
 
 
-@pytest.mark.parametrize("workers", [(), ("-p", "xdist", "-n", "2")], ids=["alone", "xdist"])
+@pytest.mark.parametrize(
+    "workers",
+    [pytest.param((), marks=pytest.mark.slow), ("-p", "xdist", "-n", "2")],
+    ids=["alone", "xdist"],
+)
 def test_cov(project: pytest.Pytester, workers: tuple[str, ...]):
     pytest.importorskip("pytest_cov")
     if workers:
