@@ -15,7 +15,7 @@ from torch.nn.parameter import UninitializedParameter
 from .auto import Values, recurrent_kind
 from .calibrate import calibrate
 from .choices import chooser, scheme_called
-from .distributions import name_distribution
+from .distributions import Named, name_distribution
 from .errors import ProbeError, SettingsError, UnhealthyInit
 from .inputs import Call, resolve_inputs
 from .plan import Change, Plan
@@ -82,9 +82,8 @@ def apply_init(
     wiring, call = _seen(model, scheme, inputs, options)
     values = {name: _values(model, place) for name, place in wiring.places.items()}
     changes = _plan(model, scheme, wiring, values, options, _list(include), _list(exclude), origins=dry_run)
-    plan = Plan(
-        scheme if isinstance(scheme, str) else "by pattern", tuple(changes), notes=tuple(_notes(scheme, wiring))
-    )
+    notes = (*_notes(scheme, wiring), *_default(changes))
+    plan = Plan(scheme if isinstance(scheme, str) else "by pattern", tuple(changes), notes=notes)
     lsuv = scheme == "lsuv"
     if dry_run and not lsuv:
         return plan
@@ -213,16 +212,16 @@ def _plan(
             draw, why = choosers[chosen](place)
         if draw is not None:
             _writable(model, place)
-        origin = _origin(tensor, place) if origins else ""
+        origin = _origin(tensor, place) if origins else None
         changes.append(Change(place, draw, why, before=values[place.name].rms, origin=origin))
     return changes
 
 
-def _origin(tensor: Tensor, place: Place) -> str:
+def _origin(tensor: Tensor, place: Place) -> Named | None:
     if not tensor.is_floating_point() or not tensor.numel():
-        return ""
+        return None
     use = place.use
-    named = name_distribution(
+    return name_distribution(
         tensor.detach(),
         fan_in=place.fan_in,
         fan_out=place.fan_out,
@@ -231,7 +230,6 @@ def _origin(tensor: Tensor, place: Place) -> str:
         in_dim=use.in_dim,
         groups=use.groups,
     )
-    return str(named)
 
 
 def _matches(place: Place, patterns: Iterable[str]) -> bool:
@@ -256,6 +254,27 @@ def _notes(scheme: str | Mapping[str, str | Draw], wiring: Wiring) -> Iterable[s
         yield "No residual branch ends in a norm with a scale."
     if scheme == "siren" and not any(p.followed_by == "sin" for p in wiring.places.values()):
         yield "No weight is followed by a sine, which is what this scheme is made for."
+
+
+def _default(changes: Iterable[Change]) -> Iterable[str]:
+    """What PyTorch's default is, and how far it carries a signal where no norm follows."""
+    named = [(c, c.origin) for c in changes if c.origin is not None and "PyTorch's default" in c.origin.scheme]
+    for scheme in dict.fromkeys(n.scheme for _, n in named):
+        without = scheme.replace(", PyTorch's default", "")
+        yield f"default is PyTorch's: {without}."
+    told: set[str] = set()
+    for c, n in named:
+        behind = c.place.followed_by
+        if behind is None or behind in ("norm", "mixed", "softmax", *told):
+            continue
+        if n.factor is None or n.depth is None or not math.isfinite(n.depth):
+            continue
+        told.add(behind)
+        where = "with no nonlinearity behind it" if behind == "none" else f"in front of {behind}"
+        yield (
+            f"The default {where} multiplies a signal by {n.factor:.2g} a layer: without normalization "
+            f"a thousandth is left after {n.depth:.0f} layers."
+        )
 
 
 # -- doing it

@@ -70,10 +70,18 @@ class Named:
 
     def __str__(self) -> str:
         text = self._text()
+        return f"{text} = {self._times}{self.scheme}" if self.scheme else text
+
+    @property
+    def short(self) -> str:
+        """The scheme if it has a name, else the kind; "default" is PyTorch's own of such a layer."""
         if not self.scheme:
-            return text
-        times = "" if abs(self.ratio - 1) <= max(NEAR, 4 * self.error) else f"{self.ratio:.3g} x "
-        return f"{text} = {times}{self.scheme}"
+            return "too few to tell" if self.kind == "too few" else self._text().partition(", std")[0]
+        return f"{self._times}{'default' if 'PyTorch' in self.scheme else self.scheme.partition(':')[0]}"
+
+    @property
+    def _times(self) -> str:
+        return "" if abs(self.ratio - 1) <= max(NEAR, 4 * self.error) else f"{self.ratio:.3g} x "
 
     def _text(self) -> str:
         about = f"mean {self.mean:.3g}, " if self.mean else ""
@@ -339,8 +347,8 @@ def _with_scheme(named: Named, fan_in: int | None, fan_out: int | None, followed
     if candidates and named.std:
         scheme, std = min(candidates.items(), key=lambda c: round(abs(math.log(named.std / c[1])) / 0.02))
         ratio = named.std / std
-        # Something a factor of 4 away is no longer that scheme in any sense.
-        if 0.25 <= ratio <= 4:
+        # Something a factor of 4 away is no longer that scheme in any sense; a std that follows no fan is it or is not.
+        if 0.25 <= ratio <= 4 and not ("std=" in scheme and abs(ratio - 1) > max(NEAR, 4 * named.error)):
             fields |= {"scheme": scheme, "ratio": ratio}
     return Named(**({f: getattr(named, f) for f in Named.__dataclass_fields__} | fields)) if fields else named
 
@@ -348,16 +356,14 @@ def _with_scheme(named: Named, fan_in: int | None, fan_out: int | None, followed
 def _schemes(named: Named, fan_in: int | None, fan_out: int | None, followed_by: str | None) -> Mapping[str, float]:
     """Name -> std of what has a name and is of this kind, the more usual first."""
     found: dict[str, float] = {}
-    if named.mean or named.kind not in ("normal", "uniform", "truncated_normal", "too few"):
+    if named.mean or named.kind not in ("normal", "uniform", "truncated_normal"):
         return found
-    kind = {"truncated_normal": "trunc_normal", "too few": "uniform"}.get(named.kind, named.kind)
+    kind = {"truncated_normal": "trunc_normal"}.get(named.kind, named.kind)
     if fan_in and fan_out and fan_in > 1:
-        if named.kind in ("uniform", "too few"):
+        if named.kind == "uniform":
             found["kaiming_uniform(a=sqrt(5)), PyTorch's default: 0.577/sqrt(fan_in)"] = 1 / math.sqrt(3 * fan_in)
             if fan_out != fan_in:
                 found["uniform 1/sqrt(hidden), PyTorch's default of recurrent layers"] = 1 / math.sqrt(3 * fan_out)
-        if named.kind == "too few":
-            return found
         found[f"xavier_{kind}"] = math.sqrt(2 / (fan_in + fan_out))
         found[f"kaiming_{kind}(relu)"] = math.sqrt(2 / fan_in)
         found[f"lecun_{kind}"] = math.sqrt(1 / fan_in)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from tabulate import tabulate
 
+from .distributions import Named
 from .records import plain
 from .schemes import Draw
 from .wiring import Place
@@ -24,14 +26,14 @@ class Change:
         draw: what it is filled with; ``None`` where it is left alone.
         why: the reason, with the source of the scheme.
         before: RMS of the values it has (NaN where they cannot be read).
-        origin: the distribution that the values it has were drawn from, in words; ``""`` where that was not asked.
+        origin: the distribution that the values it has were drawn from; ``None`` where that was not asked.
     """
 
     place: Place
     draw: Draw | None
     why: str
     before: float = math.nan
-    origin: str = ""
+    origin: Named | None = None
 
     @property
     def name(self) -> str:
@@ -131,22 +133,34 @@ class Plan:
         return "\n".join(lines) + "\n"
 
     def table(self, *, width: int = 120) -> str:
-        """Return the plan as a table in plain text.
+        """Return the plan as a table in plain text, the reasons numbered below it.
 
         Args:
-            width: columns at most; the reason is cut where it does not fit.
+            width: columns at most; names lose their beginning where they do not fit.
         """
-        heads = ["parameter", "was drawn from", "std now", "becomes", "std", "why"]
-        rows = [[c.name, c.origin, _number(c.before), c.becomes, _number(c.after), c.why] for c in self.changes]
-        shown = [i for i, head in enumerate(heads) if head != "was drawn from" or any(r[i] for r in rows)]
+        numbers: dict[str, int] = {}
+        rows = []
+        longest = width // 3
+        for c in self.changes:
+            is_now = "" if c.origin is None else _cut(c.origin.short, max(20, width // 4))
+            number = numbers.setdefault(c.why, len(numbers) + 1)
+            after = "" if c.draw is None else _number(c.after)
+            name = c.name if len(c.name) <= longest else f"...{c.name[3 - longest :]}"
+            rows.append([name, is_now, _number(c.before), _cut(c.becomes, max(20, width // 4)), after, number])
+        heads = ["parameter", "is", "std", "becomes", "std", "why"]
+        shown = [i for i, head in enumerate(heads) if head != "is" or any(r[1] for r in rows)]
         text = tabulate(
             [[row[i] for i in shown] for row in rows],
             [heads[i] for i in shown],
             tablefmt="simple",
             disable_numparse=True,
-            colalign=["right" if heads[i].startswith("std") else "left" for i in shown] if rows else None,
+            colalign=["right" if heads[i] in ("std", "why") else "left" for i in shown] if rows else None,
         )
-        return "\n".join(_cut(line.rstrip(), width) for line in text.splitlines())
+        lines = [*(_cut(line.rstrip(), width) for line in text.splitlines()), ""]
+        for why, number in numbers.items():
+            lead = f"{number:3}  "
+            lines += textwrap.wrap(why, width, initial_indent=lead, subsequent_indent=" " * len(lead))
+        return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as JSON-ready data."""
@@ -160,7 +174,7 @@ class Plan:
                     "fan_in": c.place.fan_in,
                     "fan_out": c.place.fan_out,
                     "followed_by": c.place.followed_by,
-                    "drawn_from": c.origin,
+                    "drawn_from": None if c.origin is None else str(c.origin),
                     "rms": c.before,
                     "becomes": None if c.draw is None else {"kind": c.draw.kind, "rms": c.after},
                     "why": c.why,
@@ -186,7 +200,14 @@ class Plan:
         """
         done = "changed" if self.applied else "would change"
         head = f"{self.scheme}: {done} {len(self.changed)} of {len(self.changes)} parameters"
-        return "\n".join([head, "", self.table(width=width), *(("", *self.notes) if self.notes else ())])
+        return "\n".join(
+            [
+                head,
+                "",
+                self.table(width=width),
+                *(("", *(textwrap.fill(n, width) for n in self.notes)) if self.notes else ()),
+            ]
+        )
 
 
 def _number(value: float) -> str:
