@@ -151,7 +151,7 @@ def _check_module(
     trace = _with_histograms(subject, call, case.trace, findings, settings) if fixes else case.trace
     return Report(
         model=name or type(model).__name__,
-        ok=_passes(findings, settings),
+        ok=rules.passes(findings, settings.fail_on),
         findings=tuple(findings),
         ignored=tuple(ignored),
         trace=trace,
@@ -237,11 +237,6 @@ def _loss_of_nothing(forward: Callable[[], Any], loss: Loss) -> dict[str, float]
         return {"loss_of_zero_output": float(loss(torch.zeros_like(output)))}
 
 
-def _passes(findings: Iterable[Finding], settings: Settings) -> bool:
-    failing = {"error": ("error",), "warning": ("error", "warning"), "never": ()}[settings.fail_on]
-    return not any(f.severity in failing for f in findings)
-
-
 def _over_seeds(
     factory: Callable[[], nn.Module],
     first: Report,
@@ -284,7 +279,7 @@ def _over_seeds(
     details = {**first.response.details, "seeds": float(len(reports)), "sick_share": len(sick) / len(reports)}
     return replace(
         first,
-        ok=_passes(findings, settings),
+        ok=rules.passes(findings, settings.fail_on),
         findings=findings,
         response=replace(first.response, details=details),
         spread=spread,

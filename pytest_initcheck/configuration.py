@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,6 +27,13 @@ _WATCH_HELP = (
     "with --initcheck: probe each untrained model when a test first calls it; report what is found, fail for it, or off "
     "(default: report where no model is configured, else off)"
 )
+#: Chance of a false alarm of one run against its baseline unless somebody says otherwise.
+ALPHA = 1e-4
+_BASELINE_HELP = (
+    "with --initcheck: compare the initialization of every checked model with this file, and fail where it has changed by "
+    "more than chance explains"
+)
+_ALPHA_HELP = f"chance that a run against an unchanged baseline raises a false alarm (default: {ALPHA:g})"
 _BUDGET_HELP = f"seconds that probing watched models may take in all (default: {BUDGET:g})"
 
 
@@ -43,6 +51,9 @@ class Configuration:
         watch: what is done with unhealthy models that tests call: ``"report"``, ``"fail"``, ``"off"``; ``None`` if nobody
             said.
         watch_budget: seconds that probing them may take.
+        baseline: file to compare initializations with.
+        update: whether that file is written instead.
+        baseline_alpha: chance of a false alarm of one run, shared among all comparisons.
     """
 
     enabled: bool
@@ -53,6 +64,9 @@ class Configuration:
     reports: tuple[Destination, ...] = ()
     watch: str | None = None
     watch_budget: float = BUDGET
+    baseline: Path | None = None
+    update: bool = False
+    baseline_alpha: float = ALPHA
 
 
 CONFIGURATION = pytest.StashKey[Configuration]()
@@ -76,6 +90,9 @@ def register(parser: pytest.Parser) -> None:
     )
     group.addoption("--initcheck-watch", default=None, metavar="{" + ",".join(WATCH) + "}", help=_WATCH_HELP)
     group.addoption("--initcheck-watch-budget", default=None, metavar="SECONDS", help=_BUDGET_HELP)
+    group.addoption("--initcheck-baseline", default=None, metavar="PATH", help=_BASELINE_HELP)
+    group.addoption("--initcheck-update", action="store_true", help="write the baseline instead of comparing with it")
+    group.addoption("--initcheck-baseline-alpha", default=None, metavar="CHANCE", help=_ALPHA_HELP)
     add_options(group.addoption, PREFIX)
     parser.addini(
         "initcheck", "check models in every run, as --initcheck does (default: false)", type="bool", default=False
@@ -90,6 +107,8 @@ def register(parser: pytest.Parser) -> None:
     parser.addini("initcheck_report", f"{report_files.HELP}, one a line", type="linelist", default=[])
     parser.addini("initcheck_watch", _WATCH_HELP, default=None)
     parser.addini("initcheck_watch_budget", _BUDGET_HELP, default=None)
+    parser.addini("initcheck_baseline", _BASELINE_HELP, default=None)
+    parser.addini("initcheck_baseline_alpha", _ALPHA_HELP, default=None)
     parser.addini(
         "initcheck_junit", "write verdict and findings as JUnit properties (default: false)", type="bool", default=False
     )
@@ -123,8 +142,9 @@ def read(config: pytest.Config) -> Configuration:
     called = "initcheck_report" if asked is None else "--initcheck-report"
     wanted = _getini(config, "initcheck_report", "a list of lines") if asked is None else asked
     base = config.rootpath if asked is None else config.invocation_params.dir
+    enabled = bool(_getini(config, "initcheck", "true or false") if flag is None else flag)
     return Configuration(
-        enabled=bool(_getini(config, "initcheck", "true or false") if flag is None else flag),
+        enabled=enabled,
         models=tuple(_getini(config, "initcheck_models", "a list of lines")),
         command_line=given(config.option, PREFIX),
         ini=ini,
@@ -132,6 +152,9 @@ def read(config: pytest.Config) -> Configuration:
         reports=report_files.parse(wanted, called=called, base=base),
         watch=_watch(*_option(config, "watch")),
         watch_budget=_budget(*_option(config, "watch_budget")),
+        baseline=_baseline(config, enabled),
+        update=bool(config.getoption("initcheck_update")),
+        baseline_alpha=_alpha(*_option(config, "baseline_alpha")),
     )
 
 
@@ -159,6 +182,36 @@ def _budget(called: str, value: str | None) -> float:
     if not 0 <= seconds < float("inf"):
         raise SettingsError(f"{called} must be a number of seconds, 0 or more (got {value!r})")
     return seconds
+
+
+def _baseline(config: pytest.Config, enabled: bool) -> Path | None:
+    called, value = _option(config, "baseline")
+    asked = config.getoption("initcheck_baseline") is not None
+    if config.getoption("initcheck_update"):
+        if not enabled:
+            raise SettingsError("--initcheck-update needs --initcheck: only then are models checked")
+        if not value:
+            raise SettingsError("--initcheck-update needs a file to write: add --initcheck-baseline=PATH")
+    if value is None or not enabled:
+        if asked:
+            raise SettingsError("--initcheck-baseline needs --initcheck: only then are models checked")
+        return None
+    path = (config.invocation_params.dir if asked else config.rootpath) / value
+    if not value or path.is_dir():
+        raise SettingsError(f"{called} must be a file (got {value!r})")
+    return path
+
+
+def _alpha(called: str, value: str | None) -> float:
+    if value is None:
+        return ALPHA
+    try:
+        alpha = float(value)
+    except ValueError:
+        alpha = -1.0
+    if not 0 < alpha < 1:
+        raise SettingsError(f"{called} must be a chance between 0 and 1, both left out (got {value!r})")
+    return alpha
 
 
 def _getini(config: pytest.Config, name: str, expected: str) -> Any:

@@ -61,5 +61,13 @@ class InitcheckWarning(UserWarning):
     """Something the user should know that is no verdict on a model (filter it by this class)."""
 
 
-for _public in (InitcheckError, SettingsError, TargetError, ProbeError, UnhealthyInit, UnstableScaling, InitcheckWarning):
+for _public in (
+    InitcheckError,
+    SettingsError,
+    TargetError,
+    ProbeError,
+    UnhealthyInit,
+    UnstableScaling,
+    InitcheckWarning,
+):
     _public.__module__ = "pytest_initcheck"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,17 @@ if TYPE_CHECKING:
     from .settings import Settings
 
 
-def run_check(hook: Any, model: Any, inputs: Any, *, loss: Any, settings: Settings, name: str, is_spec: bool) -> Report:
+def run_check(
+    hook: Any,
+    model: Any,
+    inputs: Any,
+    *,
+    loss: Any,
+    settings: Settings,
+    name: str,
+    is_spec: bool,
+    then: Callable[[Report], Report] | None = None,
+) -> Report:
     """Return the report of ``check``.
 
     Args:
@@ -25,6 +36,7 @@ def run_check(hook: Any, model: Any, inputs: Any, *, loss: Any, settings: Settin
         settings: parsed settings.
         name: what the report calls the model.
         is_spec: whether the command ``initcheck check NAME`` finds the same model.
+        then: what else is to be judged, before ``pytest_initcheck_report`` is told.
     """
     from .check import check
 
@@ -35,6 +47,8 @@ def run_check(hook: Any, model: Any, inputs: Any, *, loss: Any, settings: Settin
     report = check(model, inputs, loss=loss, settings=settings, name=name, extra_rules=extra_rules(hook))
     if is_spec:
         report = replace(report, reproduce=command_line(name, inputs if isinstance(inputs, str) else None, settings))
+    if then is not None:
+        report = then(report)
     hook.pytest_initcheck_report(report=report)
     return report
 

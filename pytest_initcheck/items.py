@@ -6,6 +6,7 @@ import inspect
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from _pytest._code.code import TerminalRepr, TracebackStyle
 
+    from .baselines import Baseline
     from .records import Report
     from .targets import Target
 
@@ -30,15 +32,27 @@ F = TypeVar("F", bound=Callable[..., Any])
 #: Reports of the models that a test or an item has checked, in order.
 REPORTS = pytest.StashKey[list["Report"]]()
 
+#: What initializations are compared with, where the run has a baseline.
+BASELINE: pytest.StashKey[Baseline] = pytest.StashKey()
+
 
 def check_in(
     item: pytest.Item, model: Any, inputs: Any, *, loss: Any, asked: Mapping[str, Any], name: str, is_spec: bool = False
 ) -> Report:
     """Check a model for a test or an item, and keep the report for the end of the run."""
     settings = settings_for(item, asked)
+    reports = item.stash.setdefault(REPORTS, [])
+    baseline = item.config.stash.get(BASELINE, None)
+    then = None
+    if baseline is not None:
+        from .baselines import key_of
+
+        then = partial(baseline.judge, key_of(item.nodeid, len(reports)), settings=settings)
     with shown_in(item.config, name):
-        report = run_check(item.ihook, model, inputs, loss=loss, settings=settings, name=name, is_spec=is_spec)
-    item.stash.setdefault(REPORTS, []).append(report)
+        report = run_check(
+            item.ihook, model, inputs, loss=loss, settings=settings, name=name, is_spec=is_spec, then=then
+        )
+    reports.append(report)
     return report
 
 

@@ -15,13 +15,14 @@ from . import configuration, report_files
 from .configuration import CONFIGURATION
 from .errors import InitcheckError, InitcheckWarning, TargetError, UnhealthyInit
 from .hooked import extra_rules
-from .items import REPORTS, BrokenItem, ModelItem, case_item, case_of, check_in, target_item
+from .items import BASELINE, REPORTS, BrokenItem, ModelItem, case_item, case_of, check_in, target_item
 from .options import flag
 from .progress import PROGRESS, InPytest
 from .settings import BY_NAME, SETTINGS
 from .watch import Watch
 
 if TYPE_CHECKING:
+    from .baselines import Baseline
     from .records import Report
     from .targets import Target
 
@@ -139,6 +140,7 @@ class Gate:
         self._targets = _parse(config.stash[CONFIGURATION].models, "initcheck_models")
         self._left_out = 0
         self._watch: Watch | None = None
+        self._baseline: Baseline | None = None
         config.pluginmanager.register(InPytest(config), PROGRESS)
         #: What each test or item checked, by node id: a test that is run again replaces what it said before.
         self._records: dict[str, list[dict[str, Any]]] = {}
@@ -146,6 +148,7 @@ class Gate:
     def pytest_sessionstart(self) -> None:
         try:
             self._check_rule_names()
+            self._open_baseline()
         except InitcheckError as e:
             raise pytest.UsageError(str(e)) from None
         for lines in self._config.hook.pytest_initcheck_models(config=self._config):
@@ -169,6 +172,13 @@ class Gate:
                     from . import rules
 
                     rules.validate(setting.parse(called, value), setting=called, known=extra_rules(self._config.hook))
+
+    def _open_baseline(self) -> None:
+        if self._config.stash[CONFIGURATION].baseline is not None:
+            from .baselines import Baseline
+
+            self._config.stash[BASELINE] = self._baseline = Baseline(self._config)
+            self._config.pluginmanager.register(self._baseline, "initcheck-baseline")
 
     @pytest.hookimpl(tryfirst=True)  # before -k and -m choose
     def pytest_collection_modifyitems(self, session: pytest.Session, items: list[pytest.Item]) -> None:
@@ -209,10 +219,16 @@ class Gate:
         if records:
             self._records[report.nodeid] = records
 
-    def pytest_sessionfinish(self) -> None:
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """Write report files; xdist's workers only report, their controller writes."""
         if hasattr(self._config, "workerinput"):
             return
+        if (
+            self._baseline is not None
+            and not self._config.option.collectonly
+            and not self._baseline.finish(self._records)
+        ):
+            session.exitstatus = pytest.ExitCode.USAGE_ERROR
         records = [record for found in self._records.values() for record in found if "trace" in record]
         records += self._watch.reports() if self._watch else []
         destinations = self._config.stash[CONFIGURATION].reports
@@ -239,6 +255,8 @@ class Gate:
             for record in records:
                 if record["ok"]:
                     terminalreporter.write_line(record["line"])
+        if self._baseline is not None:
+            terminalreporter.write_line(f"initcheck: {self._baseline.told}")
         if self._watch is not None and self._watch.entries:
             self._watch.write(terminalreporter)
             if not records:

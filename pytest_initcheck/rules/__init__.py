@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping
 
 from ..errors import SettingsError
 from ..records import SEVERITIES, Finding
-from ..settings import matches
+from ..settings import Settings, matches
 from . import bounds, function, gradients, signal, structure, values  # noqa: F401  (importing registers the rules)
 from .registry import RULES, Case, Rule, finding, rule
 
-__all__ = ["RULES", "Case", "Rule", "finding", "judge", "rule", "validate"]
+__all__ = ["RULES", "Case", "Rule", "finding", "judge", "passes", "rule", "sift", "validate"]
 
 
 def judge(case: Case, *, extra: Mapping[str, Rule] | None = None) -> tuple[list[Finding], list[Finding]]:
@@ -25,14 +25,24 @@ def judge(case: Case, *, extra: Mapping[str, Rule] | None = None) -> tuple[list[
         if case.settings.select and not any(matches([p.partition(":")[0]], name, ()) for p in case.settings.select):
             continue
         found += entry.judge(case)
-    found.sort(key=lambda f: SEVERITIES.index(f.severity))
+    return sift(found, case.settings)
+
+
+def sift(found: Iterable[Finding], settings: Settings) -> tuple[list[Finding], list[Finding]]:
+    """Return ``found``, most severe first, and those of it that the user's settings silence."""
     kept: list[Finding] = []
     ignored: list[Finding] = []
-    for f in found:
-        silenced = matches(case.settings.ignore, f.rule, f.layers[:1] or ("",))
-        unselected = case.settings.select and not matches(case.settings.select, f.rule, f.layers or ("",))
+    for f in sorted(found, key=lambda f: SEVERITIES.index(f.severity)):
+        silenced = matches(settings.ignore, f.rule, f.layers[:1] or ("",))
+        unselected = settings.select and not matches(settings.select, f.rule, f.layers or ("",))
         (ignored if silenced or unselected else kept).append(f)
     return kept, ignored
+
+
+def passes(findings: Iterable[Finding], fail_on: str) -> bool:
+    """Whether no finding is as severe as ``fail_on``."""
+    failing = {"error": ("error",), "warning": ("error", "warning"), "never": ()}[fail_on]
+    return not any(f.severity in failing for f in findings)
 
 
 def validate(

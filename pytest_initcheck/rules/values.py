@@ -175,7 +175,7 @@ def _rescale(case: Case, name: str) -> str:
     "a dtype, or of which parameters there are",
     evidence="the sampling error of two draws, with the kurtosis of each; simulated for five kinds of distributions, see the "
     "how-to on baselines",
-    limits="needs a baseline; given by the plugin and the command, after the rules have judged. Assumes values that are drawn "
+    limits="needs a baseline; given by the plugin alone, after the rules have judged, and not to models that are watched. Assumes values that are drawn "
     "independently: an init that divides by a norm of its own draw may vary more. A change of the distribution that keeps "
     "mean and std is not seen, nor is one of what a parametrization makes of a parameter",
 )
