@@ -130,7 +130,9 @@ class Number(float):
 
 
 def test_subclasses_of_built_in_types_do_not_get_through():
-    report = Report("m", True, (), Trace({}, {}, torch_version=Text("2.13")), settings={"x": Number(1), "y": True, "z": Text})
+    report = Report(
+        "m", True, (), Trace({}, {}, torch_version=Text("2.13")), settings={"x": Number(1), "y": True, "z": Text}
+    )
 
     data = report.to_dict()
 
