@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from .errors import ProbeError as ProbeError
     from .errors import SettingsError as SettingsError
     from .errors import TargetError as TargetError
+    from .errors import UnexpectedInit as UnexpectedInit
     from .errors import UnhealthyInit as UnhealthyInit
     from .errors import UnstableScaling as UnstableScaling
+    from .initialized import assert_initialized as assert_initialized
     from .items import model_case as model_case
     from .records import Finding as Finding
     from .records import LayerRecord as LayerRecord
@@ -38,6 +40,7 @@ _HOME = {
     "recommend_init": "apply",
     "assert_healthy_init": "check",
     "check_init": "check",
+    "assert_initialized": "initialized",
     "model_case": "items",
     **dict.fromkeys(
         (
@@ -46,6 +49,7 @@ _HOME = {
             "ProbeError",
             "SettingsError",
             "TargetError",
+            "UnexpectedInit",
             "UnhealthyInit",
             "UnstableScaling",
         ),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .initialized import Initialization
     from .records import Report
     from .scaling import ScalingReport
 
@@ -57,6 +58,18 @@ class UnstableScaling(InitcheckError, AssertionError):
         self.report = report
 
 
+class UnexpectedInit(InitcheckError, AssertionError):
+    """A parameter was not drawn from what was expected of it; the message says how it differs.
+
+    Attributes:
+        report: the :class:`~pytest_initcheck.initialized.Initialization` behind the message.
+    """
+
+    def __init__(self, message: str, *, report: Initialization | None = None) -> None:
+        super().__init__(message)
+        self.report = report
+
+
 class InitcheckWarning(UserWarning):
     """Something the user should know that is no verdict on a model (filter it by this class)."""
 
@@ -68,6 +81,7 @@ for _public in (
     ProbeError,
     UnhealthyInit,
     UnstableScaling,
+    UnexpectedInit,
     InitcheckWarning,
 ):
     _public.__module__ = "pytest_initcheck"

@@ -69,7 +69,7 @@ def main() -> None:
 
     print()
     rows = []
-    for scheme in BY_FANS:
+    for scheme in (s for s in BY_FANS if s not in ("identity", "zeros")):
         caught = tried = 0
         for seed in range(100):
             generator = torch.Generator().manual_seed(seed)
