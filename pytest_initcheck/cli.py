@@ -1,6 +1,6 @@
-"""The ``initcheck`` command: ``initcheck check SPEC``.
+"""The ``initcheck`` command and its sub-commands.
 
-Exit status: 0 every model is healthy, 1 one is not, 2 could not tell. Reports go to stdout, complaints to stderr.
+Exit status: 0 every model is healthy (every row agrees), 1 one is not, 2 could not tell. Reports go to stdout, complaints to stderr.
 """
 
 from __future__ import annotations
@@ -21,6 +21,10 @@ HEALTHY, UNHEALTHY, COULD_NOT_TELL = 0, 1, 2
 COMMANDS = {
     "check": ("cli_check", "say whether models train from the weights they start with"),
     "recommend": ("cli_recommend", "say what each parameter's initialization is and should be"),
+    "article": (
+        "cli_article",
+        "repeat the experiments that led from N(0, 1) to Kaiming, and compare with what was published",
+    ),
 }
 
 
