@@ -18,7 +18,7 @@ def table(found: Sequence[tuple[Row, Outcome]], *, width: int = 80) -> str:
     """Return the table: row, experiment, published, measured, whether they agree; and below it what does not."""
     from tabulate import tabulate
 
-    text = width - 4 - 8 - 4 * 2
+    text = width - len("row") - len("agrees") - 4 - 4 * 2  # tabulate pads a header by two, and columns by two
     shares = (0.36, 0.28, 0.36) if width < _WIDE else (0.34, 0.26, 0.4)
     widths = [max(14, int(text * share)) for share in shares]
     rows = [

@@ -49,6 +49,7 @@ def train(
     seed: int,
     name: str,
     looks: int = 40,
+    enough: float = 1.1,
     watch: Callable[[int], None] | None = None,
 ) -> Curve:
     """Train ``model`` in place and return its learning curve.
@@ -64,6 +65,7 @@ def train(
         seed: of the order of the images.
         name: what is said of it while it runs.
         looks: how often the held-out images are looked at.
+        enough: accuracy at which training stops.
         watch: called with the number of steps at each look.
     """
     optimizer = torch.optim.SGD(model.parameters(), lr=rate, momentum=momentum)
@@ -79,6 +81,8 @@ def train(
                 seen.append((step, loss, float((scores.argmax(1) == held_out.labels).double().mean())))
             if watch is not None:
                 watch(step)
+            if seen[-1][2] >= enough:
+                break
         pixels, labels = images.batch(batch, generator)
         optimizer.zero_grad()
         F.cross_entropy(model(pixels), labels).backward()
