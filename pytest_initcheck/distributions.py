@@ -110,6 +110,8 @@ def name_distribution(
     out_dim: int = 0,
     in_dim: int = 1,
     groups: int = 1,
+    sample: int = SAMPLE,
+    rows: int = ROWS,
 ) -> Named:
     """Return the distribution that ``values`` were drawn from, as far as they tell.
 
@@ -121,6 +123,8 @@ def name_distribution(
         out_dim: dimension that runs over outputs.
         in_dim: dimension that runs over inputs.
         groups: blocks of outputs that were drawn one by one.
+        sample: values that are looked at, at most.
+        rows: rows that are tested for being orthogonal, at most.
 
     Returns:
         The kind, its parameters with their sampling error, and the nearest scheme.
@@ -130,24 +134,25 @@ def name_distribution(
     if not count or not values.is_floating_point() or values.device.type == "meta":
         return Named("too few", count)
     flat = values.reshape(-1)
-    sample = _sampled(flat)
-    if not bool(torch.isfinite(sample).all()):
+    seen = _sampled(flat, sample)
+    if not bool(torch.isfinite(seen).all()):
         return Named("other", count, std=math.nan)
-    if bool((sample == sample[0]).all()) and bool((flat == flat[0]).all()):
-        return Named("constant", count, mean=float(sample[0]), value=float(sample[0]))
+    if bool((seen == seen[0]).all()) and bool((flat == flat[0]).all()):
+        return Named("constant", count, mean=float(seen[0]), value=float(seen[0]))
     matrix = _oriented(values, out_dim, in_dim) if values.ndim > 1 else None
-    found = _gates(values) or (_structured(matrix, groups, count) if matrix is not None else None)
-    named = found if found is not None else _independent(sample, count, discrete=values.dtype in _HALF)
+    zeros = float((seen == 0).double().mean())
+    found = _gates(values) or (_structured(matrix, groups, count, zeros, rows) if matrix is not None else None)
+    named = found if found is not None else _independent(seen, count, discrete=values.dtype in _HALF)
     return _with_scheme(named, fan_in, fan_out, followed_by)
 
 
 _HALF = (torch.float16, torch.bfloat16)
 
 
-def _sampled(flat: Tensor) -> Tensor:
-    if flat.numel() > SAMPLE:
+def _sampled(flat: Tensor, most: int) -> Tensor:
+    if flat.numel() > most:
         generator = torch.Generator().manual_seed(0)
-        chosen = torch.randint(flat.numel(), (SAMPLE,), generator=generator)
+        chosen = torch.randint(flat.numel(), (most,), generator=generator)
         flat = flat[chosen.to(flat.device)]
     return flat.to("cpu", torch.float64)
 
@@ -174,21 +179,20 @@ def _gates(values: Tensor) -> Named | None:
     return Named("gates", values.numel(), float(x.mean()), float(x.square().mean().sqrt()))
 
 
-def _structured(matrix: Tensor, groups: int, count: int) -> Named | None:
+def _structured(matrix: Tensor, groups: int, count: int, zeros: float, rows: int) -> Named | None:
     units, inputs, positions = matrix.shape
-    zeros = float((_sampled(matrix.reshape(-1)) == 0).double().mean())
     if zeros > 0.05 and units >= 2 and inputs >= 2:
-        return _with_zeros(matrix, groups, count)
+        return _with_zeros(matrix, groups, count, rows)
     if units % groups:
         return None
     block = matrix[: units // groups].reshape(units // groups, inputs * positions)
-    gain = _orthogonal(block)
+    gain = _orthogonal(block, rows)
     if gain is None:
         return None
     return Named("orthogonal", count, std=gain / math.sqrt(max(block.shape)), value=gain)
 
 
-def _with_zeros(matrix: Tensor, groups: int, count: int) -> Named | None:
+def _with_zeros(matrix: Tensor, groups: int, count: int, rows: int) -> Named | None:
     units, inputs, positions = matrix.shape
     std = _rms(matrix)
     centre = matrix[..., _middle(matrix)]
@@ -199,7 +203,7 @@ def _with_zeros(matrix: Tensor, groups: int, count: int) -> Named | None:
             eye = torch.eye(*block.shape, dtype=block.dtype, device=block.device) * diagonal[0]
             if torch.equal(block, eye):
                 return Named("identity", count, std=std, value=float(diagonal[0]))
-        if positions > 1 and (gain := _orthogonal(block)) is not None:
+        if positions > 1 and (gain := _orthogonal(block, rows)) is not None:
             return Named("delta_orthogonal", count, std=std, value=gain)
     kept = (matrix.reshape(units, -1) != 0).sum(1)
     # As many connections for each unit, or for each input (torch.nn.init.sparse_ thins columns out).
@@ -221,14 +225,14 @@ def _without(matrix: Tensor, position: int) -> Tensor:
     return torch.cat([matrix[..., :position], matrix[..., position + 1 :]], -1)
 
 
-def _orthogonal(block: Tensor) -> float | None:
+def _orthogonal(block: Tensor, most: int) -> float | None:
     """The gain of a matrix whose rows, or columns if they are fewer, are orthogonal and of one length; else ``None``.
 
     For independent values, n times the sum of the squared cosines of P pairs is about chi-squared with P degrees of
     freedom; how improbable a value this small is follows from the lower tail of that distribution.
     """
     rows = block if block.shape[0] <= block.shape[1] else block.T
-    rows = rows[:ROWS].double()
+    rows = rows[:most].double()
     if rows.shape[0] < 2:
         return None
     lengths = rows.norm(dim=1)

@@ -21,6 +21,10 @@ from .records import Response
 
 #: Size of one optimizer-like step per weight: Adam's first step at its default learning rate.
 STEP = 1e-3
+#: What Adam adds to the size of a gradient before it divides by it; a gradient far below moves nothing.
+EPSILON = 1e-8
+#: Mean size of a gradient from which on that is no longer felt.
+LOUD_GRADIENT = 1e3 * EPSILON
 #: Disturbance of the input, relative to its RMS.
 DISTURBANCE = 1e-2
 #: Learning rates (the range in common use) and number of steps of the fit (Adam); the best of them counts.
@@ -185,20 +189,21 @@ def _all_zero(gradient: Tensor) -> bool:
 
 
 def _step(push: Push, gradients: Sequence[Tensor | None]) -> float:
-    """Move every parameter by :data:`STEP` along the sign of its gradient; return the L1 norm of the gradients.
+    """Move every parameter as Adam's first step does, by :data:`STEP` along its gradient; return the gradients' L1 norm.
 
-    The gradients are overwritten with their signs: a second copy of the parameters would not fit the budget.
+    The gradients are overwritten: a second copy of the parameters would not fit the budget.
     """
     present = [(p.data, g) for p, g in zip(push.parameters.values(), gradients, strict=True) if g is not None]
     if not present:
         return 0.0
     slopes = [g for _, g in present]
     with torch.no_grad():
-        total = sum(float(n) for n in torch._foreach_norm(slopes, 1))
-        signs = [g.sgn_() for g in slopes]
-        for (parameter, _), sign in zip(present, signs, strict=True):
-            parameter.add_(sign.to(parameter.dtype), alpha=STEP)
-    return total
+        norms = [float(n) for n in torch._foreach_norm(slopes, 1)]
+        for (parameter, slope), norm in zip(present, norms, strict=True):
+            loud = not norm < LOUD_GRADIENT * slope.numel()
+            step = slope.sgn_() if loud else slope.div_(slope.abs().add_(EPSILON))
+            parameter.add_(step.to(parameter.dtype), alpha=STEP)
+    return sum(norms)
 
 
 def _steps(

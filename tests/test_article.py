@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -38,7 +39,7 @@ def test_what_the_article_says_of_signals_holds(number: int) -> None:
 @pytest.mark.slow  # trains networks for minutes
 @pytest.mark.parametrize("number", [row.number for row in ROWS if row.training])
 def test_what_the_article_says_of_training_holds(number: int) -> None:
-    outcome = BY_NUMBER[number].measure(SMALL)
+    outcome = BY_NUMBER[number].measure(replace(SMALL, trainings=1 if number < 18 else 3))
 
     assert [c.what for c in outcome.comparisons if not c.agrees] == []
 

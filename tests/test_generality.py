@@ -177,3 +177,36 @@ def test_the_noise_of_the_check_is_nobodys_input(seed: int):
 
     assert report.response.sensitivity == pytest.approx(1.1, abs=0.4)
     assert abs(report.response.alignment) > 0.3
+
+
+class Deep(nn.Sequential):
+    """A hundred layers without norms or biases."""
+
+    def __init__(self, act: type[nn.Module], init: str) -> None:
+        super().__init__(*(m for _ in range(100) for m in (nn.Linear(128, 128, bias=False), act())))
+        for p in self.parameters():
+            if init == "heuristic":
+                nn.init.uniform_(p, -1 / math.sqrt(128), 1 / math.sqrt(128))
+            else:
+                getattr(nn.init, init)(p)
+
+
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("act", "init", "sick"),
+    [
+        (nn.Tanh, "heuristic", True),
+        (nn.Tanh, "xavier_uniform_", False),
+        (nn.ReLU, "xavier_uniform_", True),
+        (nn.ReLU, "kaiming_normal_", False),
+    ],
+)
+def test_a_gradient_that_adam_does_not_feel_moves_nothing(
+    act: type[nn.Module], init: str, sick: bool, seed: int
+) -> None:
+    torch.manual_seed(seed)
+
+    report = check_init(Deep(act, init), "16x128", seed=seed)
+
+    assert ("unresponsive" in errors(report)) is sick, report.response
+    assert report.ok is not sick

@@ -25,7 +25,7 @@ class Effort:
 
 
 QUICK = Effort(seeds=6, draws=1000, trainings=0)
-FULL = Effort(seeds=20, draws=10_000, trainings=2)
+FULL = Effort(seeds=20, draws=10_000, trainings=3)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import lru_cache
+from statistics import median
 
 from torch import nn
 
@@ -17,7 +18,7 @@ from .training import Curve, train
 #: Channels of the first and of the second half, where the image is four times smaller.
 CHANNELS = (16, 32)
 RATE, MOMENTUM, BATCH = 0.003, 0.9, 32
-STEPS = 6000
+STEPS = 3000
 INITS = ("kaiming", "xavier")
 #: Std of the images: as pixels of 0 to 255 with their mean taken off have, which is what these networks were given.
 PIXELS = 64.0
@@ -80,8 +81,9 @@ def depth(layers: int, *, stalls: bool) -> Callable[[Effort], Outcome]:
         if stalls:
             statements.append(holds("Xavier does not", min(learned["xavier"]) == math.inf))
         else:
-            statements.append(holds("Xavier learns too", max(learned["xavier"]) < math.inf))
-            statements.append(holds("but later, from each seed", max(learned["kaiming"]) < min(learned["xavier"])))
+            # The plateau at the start is so long that from some seeds units die before it ends.
+            statements.append(holds("Xavier learns too, from most seeds", median(learned["xavier"]) < math.inf))
+            statements.append(holds("but later than Kaiming", max(learned["kaiming"]) < min(learned["xavier"])))
         return Outcome(
             "; ".join(f"{init} {_when(learned[init])}" for init in INITS), tuple(statements), {"curves": found}
         )
@@ -92,4 +94,6 @@ def depth(layers: int, *, stalls: bool) -> Callable[[Effort], Outcome]:
 def _when(steps: list[float]) -> str:
     if min(steps) == math.inf:
         return f"not in {STEPS} steps"
-    return "learns after " + ", ".join(f"{s:g}" if s < math.inf else "never" for s in steps) + " steps"
+    soon = [f"{s:g}" for s in sorted(steps) if s < math.inf]
+    never = f" (not from {len(steps) - len(soon)} of {len(steps)} seeds)" if len(soon) < len(steps) else ""
+    return f"learns after {', '.join(soon)} steps{never}"
