@@ -19,6 +19,7 @@ from .inputs import Call, resolve_inputs
 from .localise import suspects, typical_deviation
 from .mend import mend
 from .named import worst_layers
+from .origins import drawn_from
 from .phases import doing, told_to
 from .probe import histograms, run_probe, sample_dim
 from .push import push_of
@@ -117,14 +118,14 @@ def _check_module(
     subject = _placed(model, settings)
     call = resolve_inputs(subject, inputs, device=settings.device, dtype=settings.dtype, seed=settings.seed)
     try:
-        case = _measured(subject, call, left, loss, settings)
+        case = _measured(subject, call, left, loss, settings, named=fixes)
     except ProbeError as error:
         if "not implemented for 'Half'" not in str(error) and "not implemented for 'BFloat16'" not in str(error):
             raise
         # This device cannot run the format: measure in float32, where the rules predict what would not fit.
         subject = _placed(model, replace(settings, dtype="float32"))
         call = resolve_inputs(subject, inputs, device=settings.device, dtype="float32", seed=settings.seed)
-        case = _measured(subject, call, left, loss, settings)
+        case = _measured(subject, call, left, loss, settings, named=fixes)
         told = f"{settings.dtype}: this device cannot run it; predicted from a float32 probe"
         case = replace(case, trace=replace(case.trace, unseen=(*case.trace.unseen, told)))
     names = [*case.trace.layers, *case.trace.parameters, *left]
@@ -163,7 +164,7 @@ def _check_module(
 
 
 def _measured(
-    subject: nn.Module, call: Call, left: dict[str, str], loss: Loss | None, settings: Settings
+    subject: nn.Module, call: Call, left: dict[str, str], loss: Loss | None, settings: Settings, *, named: bool
 ) -> rules.Case:
     """Everything that touches the model, inside the guard that leaves no trace."""
     told: list[str] = []
@@ -186,7 +187,10 @@ def _measured(
         )
         if loss is not None:
             response = replace(response, details={**response.details, **_loss_of_nothing(probed.rerun_raw, loss)})
-        parameters = {n: replace(p, wakes=push.wakes.get(n)) for n, p in trace.parameters.items()}
+        origins = drawn_from(probed.model, probed.uses, trace.parameters) if named else {}
+        parameters = {
+            n: replace(p, wakes=push.wakes.get(n), drawn_from=origins.get(n, "")) for n, p in trace.parameters.items()
+        }
         missing = [n for n, p in parameters.items() if p.requires_grad and not p.reached]
         called = {layer.module for layer in trace.layers.values()}
         unreached = unreached_reasons(probed.model, push, missing, called)

@@ -8,7 +8,7 @@ import gc
 import random
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -25,6 +25,7 @@ from .records import Histogram, Trace
 from .state import Guard, has_lazy
 from .statistics import own_seed
 from .tracing import read_graph, trace_of
+from .weights import Use
 
 __all__ = ["Probed", "centred", "float_outputs", "named_trainable", "run_probe", "sample_dim"]
 
@@ -47,6 +48,7 @@ class Probed:
         call: how the model was called.
         model: the module that ran: the model, what it wraps, or a copy of a lazy one.
         batch: number of samples.
+        uses: how each parameter is used, by name.
     """
 
     trace: Trace
@@ -60,7 +62,7 @@ class Probed:
     call: Call
     model: nn.Module
     batch: int | None = None
-    unseen: list[str] = field(default_factory=list)
+    uses: Mapping[str, Use] = field(default_factory=dict)
 
 
 def run_probe(
@@ -177,6 +179,7 @@ def run_probe(
         call=call,
         model=subject,
         batch=call.batch,
+        uses=seen.uses,
     )
 
 

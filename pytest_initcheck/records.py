@@ -137,6 +137,8 @@ class ParameterRecord:
         kurtosis: fourth central moment of the values over their squared variance (3 for a normal draw, 1.8 for a
             uniform one), estimated from 16,384 values of a larger parameter; ``None`` where all values are equal,
             cannot be read, or are what a parametrization makes of the parameter.
+        drawn_from: the distribution that the values were drawn from and the nearest scheme with a name, in words; ``""``
+            where that was not asked or cannot be read.
     """
 
     name: str
@@ -157,6 +159,7 @@ class ParameterRecord:
     aliases: tuple[str, ...] = ()
     wakes: bool | None = None
     kurtosis: float | None = None
+    drawn_from: str = ""
 
 
 @dataclass(frozen=True, slots=True)
