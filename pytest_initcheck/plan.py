@@ -198,7 +198,7 @@ class Plan:
         Args:
             width: columns at most.
         """
-        done = "changed" if self.applied else "would change"
+        done = "set" if self.applied else "would set"
         head = f"{self.scheme}: {done} {len(self.changed)} of {len(self.changes)} parameters"
         return "\n".join(
             [

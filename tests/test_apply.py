@@ -117,7 +117,7 @@ def test_a_dry_run_changes_nothing_and_says_what_would():
     assert not plan.applied
     assert plan["0.weight"].before == pytest.approx(rms(model[0].weight), rel=1e-5)
     assert plan["0.weight"].after == pytest.approx(math.sqrt(2 / 128), rel=1e-6)
-    assert str(plan).startswith("auto: would change 18 of 18 parameters\n")
+    assert str(plan).startswith("auto: would set 18 of 18 parameters\n")
 
 
 def test_what_raises_half_way_leaves_the_old_values():
