@@ -89,17 +89,17 @@ backward, a sum over `fan_out` terms wants 1/fan_out; 2/(fan_in + fan_out) lies 
 ![RMS of the output of each of 100 tanh layers, for three initializations](../images/journey-tanh.png)
 
 What it does to learning shows in the gradients of the weights. Row 16 trains a network of five hidden tanh layers on images of
-shapes and measures the variance of each layer's weight gradient on the way. {m16}.
+shapes and measures the variance of each layer's weight gradient on the way: {m16}.
 
-![Variance of the weight gradient of each hidden layer, geometric mean over the training, two seeds each](../images/journey-gradients.png)
+![Variance of the weight gradient of each hidden layer, geometric mean over the training, one line for each seed](../images/journey-gradients.png)
 
 One thing is easily misread here. At the very start the gap is small for *both* initializations ({start}), although
 the older one loses signal forward and gradient backward: the gradient of a weight is the product of the two, and what a layer
 lacks in one it has kept in the other. The gap opens while the network trains, which is what figure 9 of the paper shows.
 
-And the two do not learn alike (row 17). {m17}.
+And the two do not learn alike (row 17), {m17}.
 
-![Accuracy over training steps of the tanh network, Xavier and standard, two seeds each](../images/journey-row17.png)
+![Accuracy over training steps of the tanh network, Xavier and standard, one line for each seed](../images/journey-row17.png)
 
 ## Through a ReLU
 
@@ -121,8 +121,8 @@ Does that matter, or will training repair it? He et al. trained convolutional ne
 
 ![Accuracy over training steps of the 22-layer network](../images/journey-row18.png)
 
-Row 19, 30 layers: {m19}. Eight more layers cost another factor of sixteen, forward and backward, and the plateau at the start becomes
-longer than anybody waits.
+Row 19, 30 layers: {m19}.
+Eight more layers cost another factor of sixteen, forward and backward, and the plateau at the start becomes longer than anybody waits.
 
 ![Accuracy over training steps of the 30-layer network](../images/journey-row19.png)
 

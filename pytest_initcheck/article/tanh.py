@@ -136,16 +136,14 @@ def convergence(effort: Effort) -> Outcome:
     top = {init: [c.best for c in curves] for init, curves in best.items()}
 
     def said(init: str) -> str:
-        accuracy = sum(top[init]) / len(top[init])
-        soonest, latest = min(reached[init]), max(reached[init])
-        when = (
-            "never"
-            if math.isinf(soonest)
-            else f"after {soonest:g} to {latest:g} steps"
-            if latest > soonest
-            else f"after {soonest:g}"
+        soon = [f"{steps:g}" for steps in sorted(reached[init]) if steps < math.inf]
+        when = f"after {', '.join(soon)} steps" if soon else "never"
+        never = (
+            f", not from {len(reached[init]) - len(soon)} of {len(reached[init])} seeds"
+            if len(soon) < len(reached[init])
+            else ""
         )
-        return f"{init} {accuracy:.0%} ({when} 50 %)"
+        return f"{init} {sum(top[init]) / len(top[init]):.0%} (50 % {when}{never})"
 
     return Outcome(
         f"accuracy: {said('xavier')}, {said('standard')}",
