@@ -27,7 +27,7 @@ def test_commands_parse():
 
     assert shown
     for line in shown:
-        words = shlex.split(line)[1:]
+        words = shlex.split(line, comments=True)[1:]
         if words[0] in COMMANDS:
             _parser(words).parse_args(words)
 
