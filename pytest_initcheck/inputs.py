@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from .errors import ProbeError, SettingsError
 from .infer import WHAT_TO_PASS, infer
+from .memory import holds_values
+from .randomness import seeded
 from .shapes import Shape, draw, parse_shapes
 from .state import has_lazy, untouched
 
@@ -55,7 +57,7 @@ def resolve_inputs(
     Args:
         model: the module that will be called.
         inputs: tensor, tuple (positional), dict (keywords), tuple ending in a dict (both), callable that returns one of
-            these, shape string, or ``None``.
+            these (called under ``seed``), shape string, or ``None``.
         device: where inputs go; the model's device if ``None``.
         dtype: what floating inputs are cast to; if ``None``, they are cast only where the model is half precision.
         seed: seed of inputs that are made up.
@@ -68,7 +70,8 @@ def resolve_inputs(
     source = "given"
     if callable(inputs) and not isinstance(inputs, nn.Module):
         try:
-            inputs = inputs()
+            with seeded(seed):
+                inputs = inputs()
         except Exception as error:
             raise ProbeError(f"the inputs callable raised {type(error).__name__}: {error}") from error
     if isinstance(inputs, str):
@@ -155,6 +158,8 @@ def _half(model: nn.Module) -> torch.dtype | None:
 
 def _moved(value: Any, device: torch.device, dtype: torch.dtype | None) -> Any:
     if isinstance(value, Tensor):
+        if not value.is_meta and not holds_values(value):
+            raise ProbeError(f"the memory of an input was freed before the call ({_describe('', value)})")
         target = dtype if dtype is not None and value.is_floating_point() else value.dtype
         moved = value.to(device=device, dtype=target)
         if moved is value and value.layout is torch.strided:
