@@ -97,7 +97,7 @@ def check(
     except InitcheckError:
         raise
     except Exception as error:
-        if getattr(settings, "debug", False):
+        if settings.debug:
             raise
         subject = name or (type(model).__name__ if isinstance(model, nn.Module) else "the model")
         message = (str(error).strip().split("\n")[0] or "no message")[:300]
