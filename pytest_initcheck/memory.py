@@ -35,7 +35,7 @@ def storage_key(tensor: Tensor) -> int | None:
     """Return what is equal for tensors that share memory, ``None`` where that cannot be told."""
     if tensor.layout is not torch.strided or is_traceable_wrapper_subclass(tensor):
         return None
-    return tensor.untyped_storage()._cdata
+    return int(tensor.untyped_storage()._cdata)
 
 
 class Kept:
@@ -133,7 +133,7 @@ class _Block:
 
     def _bytes(self) -> Tensor:
         whole = torch.empty(0, dtype=torch.uint8, device=self.storage.device)
-        return whole.set_(self.storage)  # type: ignore[call-overload,no-any-return]
+        return whole.set_(self.storage)
 
 
 def kept(tensors: Iterable[Tensor], *, apart_from: Iterable[int] = ()) -> list[Kept]:
@@ -148,7 +148,12 @@ def kept(tensors: Iterable[Tensor], *, apart_from: Iterable[int] = ()) -> list[K
 
 def _equal(one: Tensor, other: Tensor) -> bool:
     # On an accelerator, to ask would be to wait.
-    return one.device.type == "cpu" and one.layout is torch.strided and one.shape == other.shape and torch.equal(one, other)
+    return (
+        one.device.type == "cpu"
+        and one.layout is torch.strided
+        and one.shape == other.shape
+        and torch.equal(one, other)
+    )
 
 
 def _version(tensor: Tensor) -> int:

@@ -8,7 +8,7 @@ import gc
 import random
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -25,6 +25,7 @@ from .phases import doing
 from .records import Histogram, Trace
 from .state import Guard, has_lazy
 from .statistics import own_seed
+from .switches import switches_kept
 from .tracing import read_graph, trace_of
 from .weights import Use
 
@@ -54,6 +55,7 @@ class Probed:
         model: the module that ran: the model, what it wraps, or a copy of a lazy one.
         batch: number of samples.
         uses: how each parameter is used, by name.
+        inputs: the tensors of the call as they were, whatever the last pass did to them.
         holds_graph: whether a backward pass runs through a graph that is not of this pass, and must leave it to its owner.
     """
 
@@ -70,6 +72,7 @@ class Probed:
     batch: int | None = None
     uses: Mapping[str, Use] = field(default_factory=dict)
     holds_graph: bool = False
+    inputs: Callable[[], tuple[Tensor, ...]] = tuple
 
 
 def run_probe(
@@ -106,8 +109,13 @@ def run_probe(
     watch = Watch(subject, call.batch)
 
     def run(args: tuple[Any, ...] | None = None, kwargs: dict[str, Any] | None = None) -> Any:
-        with _eager():
-            return subject(*(call.args if args is None else args), **(call.kwargs if kwargs is None else kwargs))
+        switches, graded = switches_kept(), torch.is_grad_enabled()
+        try:
+            with _eager():
+                return subject(*(call.args if args is None else args), **(call.kwargs if kwargs is None else kwargs))
+        finally:
+            torch.set_grad_enabled(graded)
+            switches()
 
     # A full collection walks every object that torch made and costs more than all statistics; this pass makes little
     # garbage, and none that only a collection frees unless the model makes it in any case.
@@ -138,7 +146,7 @@ def run_probe(
             scale = float(max(h.numel() for h in heads)) if half else 1.0
             trainable = named_trainable(subject)
             try:
-                gradients, cotangents = _backward(
+                slopes, cotangents = _backward(
                     heads, loss_value, trainable, call.batch, seed, scale, graph, keep=guard.holds_graph
                 )
             except Exception as error:
@@ -146,7 +154,7 @@ def run_probe(
         seconds["backward"] = time.perf_counter() - started
         started = time.perf_counter()
         doing("reading")
-        trace = trace_of(subject, call, watch, gradients, outputs, seen, scale)
+        trace = trace_of(subject, call, watch, slopes, outputs, seen, scale)
         seconds["read"] = time.perf_counter() - started
     finally:
         watch.close()
@@ -156,7 +164,9 @@ def run_probe(
     def select(output: Any) -> list[Tensor]:
         every = float_outputs(output)
         if len(every) <= kept[-1] or any(every[i].dim() != o.dim() for i, o in zip(kept, outputs, strict=True)):
-            raise OutputChanged(f"{type(subject).__name__} returns tensors of other shapes when its weights change a little")
+            raise OutputChanged(
+                f"{type(subject).__name__} returns tensors of other shapes when its weights change a little"
+            )
         return [every[i] for i in kept]
 
     differentiates = False  # whether the forward pass takes gradients itself, and needs a graph for it
@@ -183,6 +193,10 @@ def run_probe(
                 f"or inputs changed a little: {message}"
             ) from error
 
+    def inputs() -> tuple[Tensor, ...]:
+        guard.rewind()
+        return call.tensors
+
     primary = next((i for i, o in enumerate(outputs) if o.dim() > 0 and o.numel() > 1), 0)
     trace = replace(
         trace,
@@ -194,10 +208,11 @@ def run_probe(
     )
     return Probed(
         holds_graph=guard.holds_graph,
+        inputs=inputs,
         trace=trace,
         outputs=outputs,
         primary=primary,
-        gradients=gradients,
+        gradients=slopes,
         cotangents=cotangents,
         rerun=lambda: select(rerun_raw()),
         rerun_raw=rerun_raw,
@@ -251,6 +266,14 @@ def float_outputs(output: Any) -> list[Tensor]:
         elif tensor.is_floating_point():
             found.append(tensor)
     return found
+
+
+def gradients(
+    roots: Sequence[Tensor], leaves: Sequence[Tensor], signals: Sequence[Tensor] | None, *, retain_graph: bool
+) -> list[Tensor | None]:
+    """Return ``torch.autograd.grad`` of ``leaves``, ``None`` for those that are not reached, sparse ones as dense."""
+    found = torch.autograd.grad(roots, leaves, signals, allow_unused=True, retain_graph=retain_graph)
+    return [g if g is None or g.layout is torch.strided else g.to_dense() for g in found]
 
 
 def named_trainable(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -393,11 +416,11 @@ def _backward(
         for head in heads if loss is not None else ():
             head.retain_grad()
         torch.autograd.backward(roots, signals, retain_graph=keep)
-        every = [leaf.grad for leaf in leaves]
+        every: list[Tensor | None] = [leaf.grad for leaf in leaves]
         for leaf in leaves:
             leaf.grad = None
     else:
-        every = list(torch.autograd.grad(roots, leaves, signals, allow_unused=True, retain_graph=keep))
+        every = gradients(roots, leaves, signals, retain_graph=keep)
     if loss is not None:
         cotangents = [
             torch.zeros_like(h) if g is None else g for h, g in zip(heads, every[len(trainable) :], strict=True)

@@ -30,7 +30,7 @@ class Push:
         cotangents: the directions they were asked to move in.
         primary: which output is judged.
         batch: number of samples; ``None`` where there is no sample dimension.
-        inputs: tensors of the call, for targets that are functions of them.
+        inputs: returns the tensors of the call as they were, for targets that are functions of them.
         seed: seed of targets and disturbances.
         holds_graph: whether backward passes must not free the graph, parts of which belong to somebody else.
         unseen: filled by the response test: what could not be asked, one sentence each.
@@ -46,7 +46,7 @@ class Push:
     cotangents: Sequence[Tensor]
     primary: int
     batch: int | None
-    inputs: Sequence[Tensor]
+    inputs: Callable[[], Sequence[Tensor]]
     seed: int = 0
     holds_graph: bool = False
     unseen: list[str] = field(default_factory=list)
@@ -67,7 +67,7 @@ def push_of(probed: Probed, guard: Guard, *, seed: int = 0) -> Push:
         cotangents=probed.cotangents,
         primary=probed.primary,
         batch=probed.batch,
-        inputs=probed.call.tensors,
+        inputs=probed.inputs,
         seed=seed,
         holds_graph=probed.holds_graph,
     )
@@ -75,17 +75,18 @@ def push_of(probed: Probed, guard: Guard, *, seed: int = 0) -> Push:
 
 def _disturber(probed: Probed, seed: int) -> Callable[[float], list[Tensor]] | None:
     """Noise on the floating inputs; where all inputs are ids, on what the layers that take them return."""
-    if any(_disturbable(t) for t in probed.call.tensors):
+    given = probed.inputs()
+    if any(_disturbable(t) for t in given):
 
         def on_inputs(size: float) -> list[Tensor]:
             generator = torch.Generator().manual_seed(seed + 2)
-            swap = {id(t): _noisy(t, size, generator) for t in probed.call.tensors if _disturbable(t)}
+            swap = {id(t): _noisy(t, size, generator) for t in probed.inputs() if _disturbable(t)}
             return probed.select(
                 probed.rerun_raw(_replaced(probed.call.args, swap), _replaced(probed.call.kwargs, swap))
             )
 
         return on_inputs
-    if not any(not t.is_floating_point() and not t.is_complex() for t in probed.call.tensors):
+    if not any(not t.is_floating_point() and not t.is_complex() for t in given):
         return None
 
     def on_embeddings(size: float) -> list[Tensor]:

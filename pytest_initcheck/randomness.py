@@ -34,7 +34,7 @@ def seeded(seed: int) -> Iterator[None]:
 def is_generator(value: Any) -> bool:
     """Whether ``value`` is a generator of random numbers."""
     numpy = sys.modules.get("numpy")
-    kinds = (torch.Generator, random.Random)
+    kinds: tuple[type, ...] = (torch.Generator, random.Random)
     if numpy is not None:
         kinds = (*kinds, numpy.random.RandomState, numpy.random.Generator)
     return isinstance(value, kinds)

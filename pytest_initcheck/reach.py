@@ -86,9 +86,7 @@ def _fed_from_inside(push: Push, names: list[str]) -> list[str]:
     with torch.enable_grad():
         outputs = push.forward()
         pairs = [common(o, c.to(o.dtype)) for o, c in zip(outputs, push.cotangents, strict=True) if o.requires_grad]
-        torch.autograd.backward(
-            [o for o, _ in pairs], [c.clone() for _, c in pairs], retain_graph=push.holds_graph
-        )
+        torch.autograd.backward([o for o, _ in pairs], [c.clone() for _, c in pairs], retain_graph=push.holds_graph)
     fed = [n for n in names if push.parameters[n].grad is not None]
     for parameter in push.parameters.values():
         parameter.grad = None

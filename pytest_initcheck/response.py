@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from . import statistics
-from .modules import sample_dim
-from .probe import OutputChanged, centred
 from .memory import storage_key
+from .modules import sample_dim
+from .probe import OutputChanged, centred, gradients
 from .push import Push
 from .records import Response
 
@@ -171,15 +171,8 @@ def _grad(push: Push, outputs: list[Tensor]) -> list[Tensor | None]:
     pairs = [common(o, c.to(o.dtype)) for o, c in zip(outputs, push.cotangents, strict=True) if o.requires_grad]
     if not pairs:
         return [None] * len(push.parameters)
-    return list(
-        torch.autograd.grad(
-            [o for o, _ in pairs],
-            list(push.parameters.values()),
-            [c.clone() for _, c in pairs],  # a function of the user's may write to what it is given
-            allow_unused=True,
-            retain_graph=push.holds_graph,
-        )
-    )
+    signals = [c.clone() for _, c in pairs]  # a function of the user's may write to what it is given
+    return gradients([o for o, _ in pairs], list(push.parameters.values()), signals, retain_graph=push.holds_graph)
 
 
 def common(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
@@ -233,7 +226,8 @@ def _writable(gradients: list[Tensor]) -> list[Tensor]:
     found: list[Tensor] = []
     for gradient in gradients:
         key = storage_key(gradient)
-        found.append(gradient.clone(memory_format=torch.contiguous_format) if key in seen or _expanded(gradient) else gradient)
+        shared = key in seen or _expanded(gradient)
+        found.append(gradient.clone(memory_format=torch.contiguous_format) if shared else gradient)
         seen.add(key)
     return found
 
@@ -250,16 +244,16 @@ def _steps(
     Returns the movement after each step, the first one as the gradient predicts it, its correlation with the direction
     that was asked for, and, for a ``deaf`` network, the sensitivity after the steps.
     """
-    gradients: list[Tensor | None] = [push.gradients[name] for name in push.parameters]
+    slopes: list[Tensor | None] = [push.gradients[name] for name in push.parameters]
     push.gradients.clear()  # the probe holds the same dict; a second copy of the parameters would not fit the budget
-    silent = _silent(zip(push.parameters, gradients, strict=True))
+    silent = _silent(zip(push.parameters, slopes, strict=True))
     push.wakes = dict.fromkeys(silent, False)
     direction, origin = push.cotangents[push.primary], centred(start, push.batch)
     movement: list[float] = []
     predicted = alignment = None
     for look in range(LOOKS):
-        total = _step(push, gradients)
-        gradients = []
+        total = _step(push, slopes)
+        slopes = []
         more = look + 1 < LOOKS
         outputs = _forward(push, graph=more and bool(silent))
         now = outputs[push.primary].detach()
@@ -278,9 +272,9 @@ def _steps(
             break
         if not any(o.requires_grad for o in outputs):
             outputs = _forward(push, graph=True)
-        gradients = _grad(push, outputs)
+        slopes = _grad(push, outputs)
         del outputs
-        left = _silent((n, g) for n, g in zip(push.parameters, gradients, strict=True) if n in silent)
+        left = _silent((n, g) for n, g in zip(push.parameters, slopes, strict=True) if n in silent)
         push.wakes.update(dict.fromkeys(silent - left, True))
         settled = not left or (left == silent and look > 0)
         silent = left
@@ -313,7 +307,7 @@ def token_ids(push: Push, output: Tensor) -> Tensor | None:
     """Return the ids that ``output`` has a row of scores for, one row a token; ``None`` if it is no such output."""
     if output.ndim < 3 or output.shape[-1] < 3:
         return None
-    for x in push.inputs:
+    for x in push.inputs():
         integers = not x.is_floating_point() and not x.is_complex() and x.dtype is not torch.bool
         if integers and x.ndim == 2 and x.shape == output.shape[:2]:
             return x.detach()
@@ -355,7 +349,7 @@ def _features(push: Push, generator: torch.Generator) -> Tensor:
     """``[batch, rank]`` random projections of the inputs, of about unit variance over the samples."""
     batch = push.batch or 1
     total = torch.zeros(batch, TARGET_RANK)
-    for x in push.inputs:
+    for x in push.inputs():
         dim = sample_dim(x, batch)
         if dim is None or x.is_complex():
             continue
@@ -399,7 +393,7 @@ def _fit(push: Push, start: Tensor, unit: float) -> tuple[float, dict[str, float
             if best < enough or step == FIT_STEPS or not output.requires_grad:
                 details["fit_steps"] = float(step)
                 break
-            adam.step(torch.autograd.grad(loss, parameters, allow_unused=True, retain_graph=push.holds_graph))
+            adam.step(gradients([loss], parameters, None, retain_graph=push.holds_graph))
         if best < enough:
             break
     push.restore()

@@ -12,10 +12,10 @@ import torch
 from tabulate import tabulate
 from torch import Tensor, nn
 
-from .randomness import seeded
 from .errors import ProbeError, SettingsError, UnstableScaling
 from .inputs import Call, resolve_inputs
 from .modules import layer_modules, measurable, tensors
+from .randomness import seeded
 from .state import untouched
 
 Make = Callable[..., nn.Module]

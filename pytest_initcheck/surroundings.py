@@ -7,7 +7,7 @@ are only collected: :mod:`~pytest_initcheck.memory` copies them.
 from __future__ import annotations
 
 import sys
-from collections import OrderedDict, defaultdict, deque
+from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache, partial
 from types import (
@@ -30,7 +30,7 @@ from .randomness import generator_kept, global_generators, is_generator
 
 #: Attributes that cannot change from within; most are of these types, and asking for more costs time.
 _PLAIN = frozenset((bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size))
-_CONTAINERS = frozenset((list, dict, set, deque, OrderedDict, defaultdict))
+_CONTAINERS = frozenset((list, dict, set, deque, OrderedDict, defaultdict, Counter))
 #: What is not followed: code, and what belongs to the interpreter.
 _CLOSED = (type, ModuleType, BuiltinFunctionType, CodeType, MappingProxyType, property, staticmethod, classmethod)
 #: Objects of these packages are not followed into: their own business (loggers, locks, threads, compiled graphs).
@@ -69,6 +69,7 @@ class Surroundings:
         self._bound: list[tuple[Mapping[str, Any], Callable[[str, Any], None], dict[str, Any]]] = []
         self._cells: list[tuple[CellType, Any]] = []
         self._slots: list[tuple[Any, str, Any]] = []
+        self._hooked: list[tuple[Tensor, Any, Any]] = []
         self._arrays: list[tuple[Any, Any]] = []
         self._generators: list[Callable[[], Any]] = []
         self._todo: list[tuple[Any, int]] = [(root, 0) for root in roots]
@@ -93,6 +94,11 @@ class Surroundings:
             for name, value in values.items():
                 if names.get(name) is not value:
                     bind(name, value)
+        for tensor, hooks, late in self._hooked:
+            if tensor._backward_hooks is not hooks:
+                tensor._backward_hooks = hooks
+            if getattr(tensor, "_post_accumulate_grad_hooks", None) is not late:
+                tensor._post_accumulate_grad_hooks = late
         for array, copy in self._arrays:
             if array.flags.writeable and array.tobytes() != copy.tobytes():
                 array[...] = copy
@@ -145,9 +151,9 @@ class Surroundings:
             self.parameters.append(tensor)
         else:
             self.tensors.append(tensor)
-        for held in (tensor.__dict__, tensor._backward_hooks, getattr(tensor, "_post_accumulate_grad_hooks", None)):
-            if isinstance(held, dict):
-                self._todo.append((held, 0))
+        hooks, late = tensor._backward_hooks, getattr(tensor, "_post_accumulate_grad_hooks", None)
+        self._hooked.append((tensor, hooks, late))
+        self._todo += [(held, 0) for held in (tensor.__dict__, hooks, late) if isinstance(held, dict)]
 
     def _class(self, kind: type) -> None:
         for base in kind.__mro__:
@@ -196,7 +202,7 @@ class Surroundings:
             attributes = _own(value, "__dict__")
             if isinstance(attributes, dict):
                 self._contents(attributes, depth + 1)
-            for name in _slots(type(value)):
+            for name in _slots(type(value)):  # type: ignore[arg-type]
                 if (held := _own(value, name)) is not None:
                     self._slots.append((value, name, held))
                     self._todo.append((held, depth + 1))
@@ -205,7 +211,9 @@ class Surroundings:
 def _is_open(value: Any) -> bool:
     """Whether an object's attributes are the model's business."""
     home = type(value).__module__
-    return home.partition(".")[0] not in _FOREIGN or home.startswith("torch.optim") or isinstance(value, SimpleNamespace)
+    return (
+        home.partition(".")[0] not in _FOREIGN or home.startswith("torch.optim") or isinstance(value, SimpleNamespace)
+    )
 
 
 def _own(value: Any, name: str) -> Any:
@@ -249,10 +257,9 @@ def _values(container: Any) -> Iterable[Any]:
 
 
 def _plain_copy(container: Any) -> Any:
-    for kind in (dict, list, set, deque):
-        if isinstance(container, kind):
-            return dict(dict.items(container)) if kind is dict else kind(_values(container))
-    raise TypeError(type(container).__name__)
+    if isinstance(container, dict):
+        return dict(dict.items(container))
+    return next(kind for kind in (list, set, deque) if isinstance(container, kind))(_values(container))
 
 
 def _ids(container: Any) -> list[int]:

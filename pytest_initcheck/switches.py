@@ -84,4 +84,4 @@ def uninterrupted() -> Iterator[None]:
         for one, handler in handlers.items():
             signal.signal(one, handler)
         for number, frame in waiting:
-            handlers[signal.Signals(number)](number, frame)  # type: ignore[operator]
+            handlers[signal.Signals(number)](number, frame)

@@ -17,7 +17,7 @@ PACKAGE = Path(pytest_initcheck.__file__).parent
 FLOORS = {
     "errors": 0, "records": 0, "settings": 0, "phases": 0, "named": 1,
     "statistics": 1, "drift": 1, "baseline_file": 1, "shapes": 1,
-    "state": 2, "graph": 2, "weights": 2, "modules": 2,
+    "randomness": 1, "memory": 1, "switches": 1, "state": 2, "graph": 2, "weights": 2, "modules": 2,
     "drawing": 3, "infer": 3, "inputs": 3, "layers": 3, "tracing": 3, "probe": 3, "targets": 3,
     "push": 4, "reach": 4, "response": 4, "localise": 4, "recurrence": 4, "branches": 4, "wiring": 4, "rules": 4,
     "build": 5, "gains": 5, "schemes": 5, "distributions": 5, "origins": 5, "plan": 5, "auto": 5, "choices": 5, "calibrate": 5, "mend": 5,
