@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 from . import report_files
 from .cli import COULD_NOT_TELL, HEALTHY, UNHEALTHY, add_output_arguments, columns, use_color
 from .errors import InitcheckError
-from .hooked import run_check
-from .options import add_options, given
+from .hooked import check_rule_names, run_check
+from .options import add_options, flag, given
 from .progress import AFTER, counting, on_stderr, probing
-from .settings import Settings
+from .settings import SETTINGS, Settings
+from .shapes import parse_shapes
 
 if TYPE_CHECKING:
     import pluggy
@@ -48,8 +49,11 @@ def run(arguments: argparse.Namespace) -> int:
     """Check every model; one that cannot be checked does not keep the others from it."""
     asked = given(arguments)
     inputs = "; ".join(arguments.input) if arguments.input else None
+    if inputs is not None:
+        parse_shapes(inputs)
     destinations = report_files.parse(arguments.report, called="--report", base=Path.cwd())
     hook = _plugins().hook
+    check_rule_names(asked, {s.name: flag(s) for s in SETTINGS}, hook)
     reports: list[Report] = []
     unchecked: dict[int, str] = {}
     status = HEALTHY

@@ -14,9 +14,10 @@ import pytest
 
 from .configuration import CONFIGURATION, settings_for
 from .errors import InitcheckError, SettingsError, UnhealthyInit
-from .hooked import run_check
+from .hooked import check_rule_names, run_check
 from .progress import shown_in
-from .settings import Settings
+from .settings import BY_NAME, Settings
+from .shapes import parse_shapes
 
 if TYPE_CHECKING:
     import os
@@ -88,9 +89,15 @@ def model_case(inputs: Any = None, *, loss: Any = None, **settings: Any) -> Call
         **settings: the settings of ``check_init``.
 
     Raises:
-        SettingsError: a setting is unknown or has a value that cannot be used, or the factory takes arguments.
+        SettingsError: a setting is unknown, a value or the shape string cannot be used, or the factory takes arguments.
+            While pytest collects, this ends the run.
     """
-    Settings.of(settings)
+    try:
+        Settings.of(settings)
+        if isinstance(inputs, str):
+            parse_shapes(inputs)
+    except SettingsError as e:
+        raise SettingsError(f"model_case: {e}") from None
 
     def mark(factory: F) -> F:
         name = getattr(factory, "__name__", "the factory")
@@ -135,6 +142,10 @@ class ModelItem(pytest.Item):
         self._where = where
         self.add_marker("initcheck")
 
+    def check_rules(self) -> None:
+        """Raise :class:`SettingsError` if its settings name an unknown rule."""
+        check_rule_names(self._asked, {name: name for name in BY_NAME}, self.ihook)
+
     def runtest(self) -> None:
         """Probe the model and raise :class:`UnhealthyInit` if it is unhealthy."""
         model = self._model()
@@ -176,23 +187,6 @@ class ModelItem(pytest.Item):
     def reportinfo(self) -> tuple[os.PathLike[str] | str, int | None, str]:
         """Where the model is written down, and the title of its failure."""
         return (*self._where, f"initcheck {self.subject}")
-
-
-class BrokenItem(pytest.Item):
-    """Stands for a test whose marker cannot be used, where xdist's workers cannot end the run with a usage error."""
-
-    def __init__(self, *, message: str, stands_for: pytest.Item, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self._message = message
-        self._stands_for = stands_for
-
-    def runtest(self) -> None:
-        """Fail with the sentence."""
-        pytest.fail(self._message, pytrace=False)
-
-    def reportinfo(self) -> tuple[os.PathLike[str] | str, int | None, str]:
-        """Where the test is."""
-        return self._stands_for.reportinfo()
 
 
 def target_item(session: pytest.Session, target: Target, root: Path) -> ModelItem:
