@@ -62,11 +62,14 @@ def run(arguments: argparse.Namespace) -> int:
         try:
             with _progress(arguments, index):
                 report = _check(spec, inputs, asked, hook)
-        except InitcheckError as e:
-            if arguments.verbose and e.__cause__:
+        except Exception as e:
+            if asked.get("debug"):
+                traceback.print_exception(e)
+            elif arguments.verbose and e.__cause__:
                 traceback.print_exception(e.__cause__)
-            sentence = str(e) if spec in str(e) else f"{spec}: {e}"
-            unchecked[index] = str(e).removeprefix(f"{spec}: ")
+            said = _said(e)
+            sentence = said if spec in said else f"{spec}: {said}"
+            unchecked[index] = said.removeprefix(f"{spec}: ")
             print(f"initcheck: {sentence}", file=sys.stderr)
             status = COULD_NOT_TELL
             continue
@@ -115,6 +118,13 @@ def _check(spec: str, inputs: str | None, asked: dict[str, Any], hook: Any) -> R
     settings = Settings.of(asked, case.settings)
     given_inputs = case.inputs if inputs is None else inputs
     return run_check(hook, model, given_inputs, loss=case.loss, settings=settings, name=spec, is_spec=True)
+
+
+def _said(error: Exception) -> str:
+    if isinstance(error, InitcheckError):
+        return str(error)
+    first = str(error).strip().partition("\n")[0]  # of a hook of another plugin, or what --debug lets through
+    return f"the check ended in {type(error).__name__}{': ' if first else ''}{first} (--debug shows where)"
 
 
 def _text(report: Report, arguments: argparse.Namespace) -> str:

@@ -249,3 +249,11 @@ def settings_for(item: pytest.Item, asked: Mapping[str, Any]) -> Settings:
     configuration = item.config.stash[CONFIGURATION]
     markers = [mark.kwargs for mark in item.iter_markers("initcheck")]
     return Settings.of(asked, *markers, configuration.command_line, configuration.ini)
+
+
+def debugging(item: pytest.Item, asked: Mapping[str, Any]) -> bool:
+    """Return whether the traceback of what kept a model in ``item`` from being checked is to be shown."""
+    try:
+        return settings_for(item, asked).debug
+    except SettingsError:  # which may be what kept it
+        return False

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 
-from .configuration import CONFIGURATION, settings_for
+from .configuration import CONFIGURATION, debugging, settings_for
 from .errors import InitcheckError, SettingsError, UnhealthyInit
 from .hooked import check_rule_names, run_check
 from .progress import shown_in
@@ -179,6 +179,9 @@ class ModelItem(pytest.Item):
             return text.removeprefix(f"{self.subject}: ")
         if isinstance(error, InitcheckError):
             sentence = str(error).removeprefix(f"{self.subject}: ")
+            if debugging(self, self._asked):
+                excinfo.traceback = excinfo.traceback.cut(path=__file__)  # without pytest's own
+                return f"{sentence}\n\n{excinfo.getrepr(style='long')}"
             if verbosity and error.__cause__:
                 return f"{sentence}\n\n{pytest.ExceptionInfo.from_exception(error.__cause__).getrepr(style='short')}"
             return sentence
@@ -229,6 +232,35 @@ def case_item(collector: pytest.Module | pytest.Class, name: str, case: Case) ->
         item.own_markers.append(mark)
         item.keywords[mark.name] = mark
     return item
+
+
+def cause_of_theirs(error: BaseException) -> BaseException | None:
+    """Return the cause of an error of ours if it arose in the user's code, with its traceback from there on."""
+    cause = error.__cause__
+    if cause is None:
+        return None
+    last = None
+    frames = cause.__traceback__
+    first = None
+    while frames is not None:
+        home = _home(frames.tb_frame.f_code.co_filename)
+        if home is not None:
+            last = home
+            first = first or (frames if home == "theirs" else None)
+        frames = frames.tb_next
+    return cause.with_traceback(first) if last == "theirs" else None
+
+
+def _home(file: str) -> str | None:
+    """Whose code a file is: ``"ours"``, ``"theirs"``, ``None`` for what both run through (torch, the standard library)."""
+    path = Path(file)
+    if Path(__file__).parent in path.parents:
+        return "ours"
+    torch = getattr(sys.modules.get("torch"), "__file__", None)
+    installed = {"site-packages", "dist-packages"} & set(path.parts)
+    through = Path(torch).parent in path.parents if torch else False
+    through |= Path(inspect.__file__).parent in path.parents and not installed
+    return None if through or file.startswith("<") else "theirs"
 
 
 def _relative(path: Path, root: Path) -> str:

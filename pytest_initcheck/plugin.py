@@ -15,7 +15,7 @@ from . import configuration, report_files
 from .configuration import CONFIGURATION
 from .errors import InitcheckError, InitcheckWarning, SettingsError, UnhealthyInit
 from .hooked import check_rule_names
-from .items import BASELINE, REPORTS, ModelItem, case_item, case_of, check_in, target_item
+from .items import BASELINE, REPORTS, ModelItem, case_item, case_of, cause_of_theirs, check_in, target_item
 from .progress import PROGRESS, InPytest
 from .settings import BY_NAME, SETTINGS
 from .watch import Watch
@@ -87,7 +87,12 @@ class Check:
         """
         __tracebackhide__ = True
         name = getattr(model, "__name__", None) or type(model).__name__
-        report = check_in(self._item, model, inputs, loss=loss, asked=settings, name=name)
+        try:
+            report = check_in(self._item, model, inputs, loss=loss, asked=settings, name=name)
+        except InitcheckError as e:
+            if configuration.debugging(self._item, settings):
+                raise
+            raise e.with_traceback(None) from cause_of_theirs(e)
         if not report.ok:
             raise UnhealthyInit(str(report), report=report)
         return report
