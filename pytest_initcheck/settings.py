@@ -229,7 +229,7 @@ SETTINGS: tuple[Setting, ...] = (
         "debug",
         False,
         _switch,
-        "show the traceback of what kept a model from being checked, instead of one sentence",
+        "show the traceback behind the sentence where a model could not be checked",
         "BOOL",
         reported=False,
     ),

@@ -66,6 +66,7 @@ def parse_target(line: str) -> Target:
     Raises:
         TargetError: the line is no spec followed by ``name=value`` words, or a value cannot be used.
     """
+    line = line.strip()
     try:
         words = shlex.split(line)
     except ValueError as e:
