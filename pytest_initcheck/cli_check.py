@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 from . import report_files
 from .cli import COULD_NOT_TELL, HEALTHY, UNHEALTHY, add_output_arguments, columns, use_color
 from .errors import InitcheckError
-from .hooked import run_check
-from .options import add_options, given
+from .hooked import check_rule_names, run_check
+from .options import add_options, flag, given
 from .progress import AFTER, counting, on_stderr, probing
-from .settings import Settings
+from .settings import SETTINGS, Settings
+from .shapes import parse_shapes
 
 if TYPE_CHECKING:
     import pluggy
@@ -48,8 +49,11 @@ def run(arguments: argparse.Namespace) -> int:
     """Check every model; one that cannot be checked does not keep the others from it."""
     asked = given(arguments)
     inputs = "; ".join(arguments.input) if arguments.input else None
+    if inputs is not None:
+        parse_shapes(inputs)
     destinations = report_files.parse(arguments.report, called="--report", base=Path.cwd())
     hook = _plugins().hook
+    check_rule_names(asked, {s.name: flag(s) for s in SETTINGS}, hook)
     reports: list[Report] = []
     unchecked: dict[int, str] = {}
     status = HEALTHY
@@ -58,11 +62,14 @@ def run(arguments: argparse.Namespace) -> int:
         try:
             with _progress(arguments, index):
                 report = _check(spec, inputs, asked, hook)
-        except InitcheckError as e:
-            if arguments.verbose and e.__cause__:
+        except Exception as e:
+            if asked.get("debug"):
+                traceback.print_exception(e)
+            elif arguments.verbose and e.__cause__:
                 traceback.print_exception(e.__cause__)
-            sentence = str(e) if spec in str(e) else f"{spec}: {e}"
-            unchecked[index] = str(e).removeprefix(f"{spec}: ")
+            said = _said(e)
+            sentence = said if spec in said else f"{spec}: {said}"
+            unchecked[index] = said.removeprefix(f"{spec}: ")
             print(f"initcheck: {sentence}", file=sys.stderr)
             status = COULD_NOT_TELL
             continue
@@ -111,6 +118,13 @@ def _check(spec: str, inputs: str | None, asked: dict[str, Any], hook: Any) -> R
     settings = Settings.of(asked, case.settings)
     given_inputs = case.inputs if inputs is None else inputs
     return run_check(hook, model, given_inputs, loss=case.loss, settings=settings, name=spec, is_spec=True)
+
+
+def _said(error: Exception) -> str:
+    if isinstance(error, InitcheckError):
+        return str(error)
+    first = str(error).strip().partition("\n")[0]  # of a hook of another plugin, or what --debug lets through
+    return f"the check ended in {type(error).__name__}{': ' if first else ''}{first} (--debug shows where)"
 
 
 def _text(report: Report, arguments: argparse.Namespace) -> str:

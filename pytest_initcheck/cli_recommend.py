@@ -7,6 +7,7 @@ import json
 
 from .cli import HEALTHY, columns
 from .errors import SettingsError
+from .shapes import parse_shapes
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,12 +37,15 @@ def run(arguments: argparse.Namespace) -> int:
 
     if arguments.as_code and arguments.format == "json":
         raise SettingsError("--as-code and --format=json exclude each other; the JSON has the code of each parameter")
+    inputs = "; ".join(arguments.input) if arguments.input else None
+    if inputs is not None:
+        parse_shapes(inputs)
     loaded = load(arguments.spec)
     case = case_of(getattr(loaded, "__wrapped__", None)) or Case(loaded)
     model = loaded if isinstance(loaded, nn.Module) else build(loaded, arguments.seed)[0]
     plan = recommend_init(
         model,
-        "; ".join(arguments.input) if arguments.input else case.inputs,
+        case.inputs if inputs is None else inputs,
         scheme=arguments.scheme,
         include=arguments.include or "*",
         exclude=arguments.exclude or (),

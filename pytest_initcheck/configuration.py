@@ -11,7 +11,8 @@ import pytest
 
 from . import report_files
 from .errors import SettingsError
-from .options import add_options, described, given, validate
+from .hooked import check_rule_names
+from .options import add_options, described, flag, given, validate
 from .report_files import Destination
 from .settings import SETTINGS, Setting, Settings
 
@@ -229,6 +230,14 @@ def check_markers(item: pytest.Item) -> None:
         if mark.args:
             raise SettingsError(f"the marker initcheck takes keywords only (got {mark.args[0]!r})")
         validate(mark.kwargs, _MARKER)
+        check_rule_names(mark.kwargs, _MARKER, item.ihook)
+
+
+def check_rules(config: pytest.Config) -> None:
+    """Raise :class:`SettingsError` if options or ini name an unknown rule: not before plugins can bring theirs."""
+    found = config.stash[CONFIGURATION]
+    check_rule_names(found.command_line, {s.name: flag(s, PREFIX) for s in SETTINGS}, config.hook)
+    check_rule_names(found.ini, _INI, config.hook)
 
 
 def settings_for(item: pytest.Item, asked: Mapping[str, Any]) -> Settings:
@@ -240,3 +249,11 @@ def settings_for(item: pytest.Item, asked: Mapping[str, Any]) -> Settings:
     configuration = item.config.stash[CONFIGURATION]
     markers = [mark.kwargs for mark in item.iter_markers("initcheck")]
     return Settings.of(asked, *markers, configuration.command_line, configuration.ini)
+
+
+def debugging(item: pytest.Item, asked: Mapping[str, Any]) -> bool:
+    """Return whether the traceback of what kept a model in ``item`` from being checked is to be shown."""
+    try:
+        return settings_for(item, asked).debug
+    except SettingsError:  # which may be what kept it
+        return False

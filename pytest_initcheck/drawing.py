@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -60,11 +62,14 @@ def _draw(shape: Shape, model: nn.Module, generator: torch.Generator) -> Tensor:
 
 
 def _memory() -> int | None:
-    """Bytes of memory of this machine, where the system tells."""
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, OSError, ValueError):
-        return None
+    """Bytes of memory of this machine or of the container that this runs in, where the system tells."""
+    told: list[int] = []
+    with contextlib.suppress(AttributeError, OSError, ValueError):
+        told.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    for file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with contextlib.suppress(OSError, ValueError):  # "max" where there is no limit
+            told.append(int(Path(file).read_text()))
+    return min(told, default=None)
 
 
 def _too_large(shapes: list[Shape], why: str) -> str:

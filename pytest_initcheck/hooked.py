@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from .errors import SettingsError
 from .options import command_line
+from .settings import BY_NAME
 
 if TYPE_CHECKING:
     from .records import Report
@@ -51,6 +52,22 @@ def run_check(
         report = then(report)
     hook.pytest_initcheck_report(report=report)
     return report
+
+
+def check_rule_names(values: Mapping[str, Any], called: Mapping[str, str], hook: Any) -> None:
+    """Raise :class:`SettingsError` if a setting names a rule that is neither built in nor of another plugin.
+
+    Args:
+        values: settings by name, as given.
+        called: what the user calls each setting.
+        hook: the hook relay that knows the other plugins.
+    """
+    for name in ("ignore", "select"):
+        if values.get(name) is not None:
+            from . import rules
+
+            patterns = BY_NAME[name].parse(called[name], values[name])
+            rules.validate(patterns, setting=called[name], known=extra_rules(hook))
 
 
 def extra_rules(hook: Any) -> dict[str, Rule]:

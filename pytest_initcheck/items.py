@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 
-from .configuration import CONFIGURATION, settings_for
+from .configuration import CONFIGURATION, debugging, settings_for
 from .errors import InitcheckError, SettingsError, UnhealthyInit
-from .hooked import run_check
+from .hooked import check_rule_names, run_check
 from .progress import shown_in
-from .settings import Settings
+from .settings import BY_NAME, Settings
+from .shapes import parse_shapes
 
 if TYPE_CHECKING:
     import os
@@ -88,9 +89,15 @@ def model_case(inputs: Any = None, *, loss: Any = None, **settings: Any) -> Call
         **settings: the settings of ``check_init``.
 
     Raises:
-        SettingsError: a setting is unknown or has a value that cannot be used, or the factory takes arguments.
+        SettingsError: a setting is unknown, a value or the shape string cannot be used, or the factory takes arguments.
+            While pytest collects, this ends the run.
     """
-    Settings.of(settings)
+    try:
+        Settings.of(settings)
+        if isinstance(inputs, str):
+            parse_shapes(inputs)
+    except SettingsError as e:
+        raise SettingsError(f"model_case: {e}") from None
 
     def mark(factory: F) -> F:
         name = getattr(factory, "__name__", "the factory")
@@ -135,6 +142,10 @@ class ModelItem(pytest.Item):
         self._where = where
         self.add_marker("initcheck")
 
+    def check_rules(self) -> None:
+        """Raise :class:`SettingsError` if its settings name an unknown rule."""
+        check_rule_names(self._asked, {name: name for name in BY_NAME}, self.ihook)
+
     def runtest(self) -> None:
         """Probe the model and raise :class:`UnhealthyInit` if it is unhealthy."""
         model = self._model()
@@ -168,6 +179,9 @@ class ModelItem(pytest.Item):
             return text.removeprefix(f"{self.subject}: ")
         if isinstance(error, InitcheckError):
             sentence = str(error).removeprefix(f"{self.subject}: ")
+            if debugging(self, self._asked):
+                excinfo.traceback = excinfo.traceback.cut(path=__file__)  # without pytest's own
+                return f"{sentence}\n\n{excinfo.getrepr(style='long')}"
             if verbosity and error.__cause__:
                 return f"{sentence}\n\n{pytest.ExceptionInfo.from_exception(error.__cause__).getrepr(style='short')}"
             return sentence
@@ -176,23 +190,6 @@ class ModelItem(pytest.Item):
     def reportinfo(self) -> tuple[os.PathLike[str] | str, int | None, str]:
         """Where the model is written down, and the title of its failure."""
         return (*self._where, f"initcheck {self.subject}")
-
-
-class BrokenItem(pytest.Item):
-    """Stands for a test whose marker cannot be used, where xdist's workers cannot end the run with a usage error."""
-
-    def __init__(self, *, message: str, stands_for: pytest.Item, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self._message = message
-        self._stands_for = stands_for
-
-    def runtest(self) -> None:
-        """Fail with the sentence."""
-        pytest.fail(self._message, pytrace=False)
-
-    def reportinfo(self) -> tuple[os.PathLike[str] | str, int | None, str]:
-        """Where the test is."""
-        return self._stands_for.reportinfo()
 
 
 def target_item(session: pytest.Session, target: Target, root: Path) -> ModelItem:
@@ -235,6 +232,35 @@ def case_item(collector: pytest.Module | pytest.Class, name: str, case: Case) ->
         item.own_markers.append(mark)
         item.keywords[mark.name] = mark
     return item
+
+
+def cause_of_theirs(error: BaseException) -> BaseException | None:
+    """Return the cause of an error of ours if it arose in the user's code, with its traceback from there on."""
+    cause = error.__cause__
+    if cause is None:
+        return None
+    last = None
+    frames = cause.__traceback__
+    first = None
+    while frames is not None:
+        home = _home(frames.tb_frame.f_code.co_filename)
+        if home is not None:
+            last = home
+            first = first or (frames if home == "theirs" else None)
+        frames = frames.tb_next
+    return cause.with_traceback(first) if last == "theirs" else None
+
+
+def _home(file: str) -> str | None:
+    """Whose code a file is: ``"ours"``, ``"theirs"``, ``None`` for what both run through (torch, the standard library)."""
+    path = Path(file)
+    if Path(__file__).parent in path.parents:
+        return "ours"
+    torch = getattr(sys.modules.get("torch"), "__file__", None)
+    installed = {"site-packages", "dist-packages"} & set(path.parts)
+    through = Path(torch).parent in path.parents if torch else False
+    through |= Path(inspect.__file__).parent in path.parents and not installed
+    return None if through or file.startswith("<") else "theirs"
 
 
 def _relative(path: Path, root: Path) -> str:

@@ -13,10 +13,9 @@ import pytest
 
 from . import configuration, report_files
 from .configuration import CONFIGURATION
-from .errors import InitcheckError, InitcheckWarning, TargetError, UnhealthyInit
-from .hooked import extra_rules
-from .items import BASELINE, REPORTS, BrokenItem, ModelItem, case_item, case_of, check_in, target_item
-from .options import flag
+from .errors import InitcheckError, InitcheckWarning, SettingsError, UnhealthyInit
+from .hooked import check_rule_names
+from .items import BASELINE, REPORTS, ModelItem, case_item, case_of, cause_of_theirs, check_in, target_item
 from .progress import PROGRESS, InPytest
 from .settings import BY_NAME, SETTINGS
 from .watch import Watch
@@ -58,6 +57,13 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(str(e)) from None
 
 
+def pytest_sessionstart(session: pytest.Session) -> None:
+    try:
+        configuration.check_rules(session.config)
+    except InitcheckError as e:
+        raise pytest.UsageError(str(e)) from None
+
+
 # -- the fixture
 
 
@@ -81,7 +87,12 @@ class Check:
         """
         __tracebackhide__ = True
         name = getattr(model, "__name__", None) or type(model).__name__
-        report = check_in(self._item, model, inputs, loss=loss, asked=settings, name=name)
+        try:
+            report = check_in(self._item, model, inputs, loss=loss, asked=settings, name=name)
+        except InitcheckError as e:
+            if configuration.debugging(self._item, settings):
+                raise
+            raise e.with_traceback(None) from cause_of_theirs(e)
         if not report.ok:
             raise UnhealthyInit(str(report), report=report)
         return report
@@ -109,15 +120,55 @@ def pytest_pycollect_makeitem(
     return []
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    call: pytest.CallInfo[object] | None = getattr(report, "call", None)
+    if call is None or call.excinfo is None or not isinstance(call.excinfo.value, SettingsError):
+        return report
+    _misused(collector.config, f"{_line_of(call.excinfo, collector)}: {call.excinfo.value}")
+    return pytest.CollectReport(collector.nodeid, "passed", None, [])
+
+
+def _line_of(excinfo: pytest.ExceptionInfo[BaseException], collector: pytest.Collector) -> str:
+    """The last line that is not ours, as ``tests/test_models.py:12``."""
+    theirs = [entry for entry in excinfo.traceback if Path(entry.path).parent != Path(__file__).parent]
+    if not theirs:
+        return collector.nodeid
+    path, root = Path(theirs[-1].path), collector.config.rootpath
+    return f"{path.relative_to(root).as_posix() if path.is_relative_to(root) else path}:{theirs[-1].lineno + 1}"
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    for index, item in enumerate(items):
+    for item in items:
         try:
             configuration.check_markers(item)
+            if isinstance(item, ModelItem):
+                item.check_rules()
         except InitcheckError as e:
-            if not hasattr(config, "workerinput"):
-                raise pytest.UsageError(f"{item.nodeid}: {e}") from None
-            assert item.parent is not None
-            items[index] = BrokenItem.from_parent(item.parent, name=item.name, message=str(e), stands_for=item)
+            _misused(config, f"{item.nodeid}: {e}")
+    if _MISUSE in getattr(config, "workeroutput", ()):
+        items.clear()
+
+
+#: Where a worker of xdist, which cannot end the run, says why it has to end.
+_MISUSE = "initcheck_misuse"
+
+
+def _misused(config: pytest.Config, sentence: str) -> None:
+    """End the run with a sentence before any test: here, or in xdist's controller."""
+    if not hasattr(config, "workeroutput"):
+        raise pytest.UsageError(sentence) from None
+    config.workeroutput.setdefault(_MISUSE, sentence)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    sentence = getattr(node, "workeroutput", {}).get(_MISUSE)
+    if sentence is not None:
+        raise pytest.UsageError(sentence)
 
 
 def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
@@ -137,7 +188,7 @@ class Gate:
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
-        self._targets = _parse(config.stash[CONFIGURATION].models, "initcheck_models")
+        self._targets: list[Target] = []
         self._left_out = 0
         self._watch: Watch | None = None
         self._baseline: Baseline | None = None
@@ -146,13 +197,14 @@ class Gate:
         self._records: dict[str, list[dict[str, Any]]] = {}
 
     def pytest_sessionstart(self) -> None:
+        hook = self._config.hook
+        self._targets += _parse(self._config.stash[CONFIGURATION].models, "initcheck_models", hook)
+        for lines in hook.pytest_initcheck_models(config=self._config):
+            self._targets += _parse(lines, "pytest_initcheck_models", hook)
         try:
-            self._check_rule_names()
             self._open_baseline()
         except InitcheckError as e:
             raise pytest.UsageError(str(e)) from None
-        for lines in self._config.hook.pytest_initcheck_models(config=self._config):
-            self._targets += _parse(lines, "pytest_initcheck_models")
         self._targets.sort(key=lambda target: target.id)  # the same order in every worker
         for one, other in zip(self._targets, self._targets[1:], strict=False):
             if one.id == other.id:
@@ -160,18 +212,6 @@ class Gate:
         if self._config.stash[CONFIGURATION].watch != "off":
             self._watch = Watch(self._config, configured=bool(self._targets))
             self._config.pluginmanager.register(self._watch, "initcheck-watch")
-
-    def _check_rule_names(self) -> None:
-        found = self._config.stash[CONFIGURATION]
-        for setting in (BY_NAME["ignore"], BY_NAME["select"]):
-            for value, called in (
-                (found.command_line.get(setting.name), flag(setting, configuration.PREFIX)),
-                (found.ini.get(setting.name), f"initcheck_{setting.name}"),
-            ):
-                if value is not None:
-                    from . import rules
-
-                    rules.validate(setting.parse(called, value), setting=called, known=extra_rules(self._config.hook))
 
     def _open_baseline(self) -> None:
         if self._config.stash[CONFIGURATION].baseline is not None:
@@ -245,10 +285,12 @@ class Gate:
                 InitcheckWarning(f"a report could not be written: {e}"), stacklevel=1
             )
 
-    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter, exitstatus: int) -> None:
         verbosity = self._config.get_verbosity("initcheck")
         if verbosity < -1 or self._config.option.collectonly:
             return
+        if exitstatus == pytest.ExitCode.USAGE_ERROR and self._baseline is None:
+            return  # nothing was run, and one sentence says why
         records = [record for found in self._records.values() for record in found]
         if verbosity > 0 and records:
             terminalreporter.section("initcheck", sep="-", bold=True)
@@ -279,15 +321,22 @@ class Gate:
         return ", ".join(parts)
 
 
-def _parse(lines: Any, source: str) -> list[Target]:
+def _parse(lines: Any, source: str, hook: Any) -> list[Target]:
     from .targets import parse_target
 
     if not isinstance(lines, list | tuple) or not all(isinstance(line, str) for line in lines):
         raise pytest.UsageError(f"{source} must give a list of lines (got {lines!r})")
-    try:
-        return [parse_target(line) for line in lines]
-    except TargetError as e:
-        raise pytest.UsageError(f"{source}: {e}") from None
+    targets: list[Target] = []
+    for line in lines:
+        try:
+            targets.append(parse_target(line))
+        except InitcheckError as e:
+            raise pytest.UsageError(f"{source}: {e}") from None
+        try:
+            check_rule_names(targets[-1].settings, {name: name for name in BY_NAME}, hook)
+        except InitcheckError as e:
+            raise pytest.UsageError(f"{source}: {line}: {e}") from None
+    return targets
 
 
 def _names_single_tests(config: pytest.Config) -> bool:

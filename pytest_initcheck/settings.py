@@ -51,6 +51,12 @@ def _fail(name: str, expected: str, got: object) -> SettingsError:
     return SettingsError(f"{name} must be {expected} (got {got!r})")
 
 
+#: What a floating dtype is called, and what else it is called.
+_FLOATING = ("float32", "bfloat16", "float16", "float64", "float", "half", "double")
+#: Seeds beyond are more than a generator of torch takes.
+_SEEDS = 2**63
+
+
 def _integer(minimum: int) -> Callable[[str, Any], int]:
     def parse(name: str, value: Any) -> int:
         try:
@@ -59,6 +65,8 @@ def _integer(minimum: int) -> Callable[[str, Any], int]:
             number = None
         if number is None or number < minimum:
             raise _fail(name, f"a whole number of at least {minimum}", value)
+        if number >= _SEEDS:
+            raise _fail(name, "a whole number below 2**63", value)
         return number
 
     return parse
@@ -86,6 +94,28 @@ def _text(name: str, value: Any) -> str | None:
     if value is None or value == "":
         return None
     return str(value).removeprefix("torch.")
+
+
+def _dtype(name: str, value: Any) -> str | None:
+    text = _text(name, value)
+    if text is not None and text not in _FLOATING:
+        raise _fail(name, f"a floating dtype: {', '.join(_FLOATING[:4])}", value)
+    return text
+
+
+def _device(name: str, value: Any) -> str | None:
+    """Its form alone: which devices there are, torch says where it is used, and backends bring names of their own."""
+    text = _text(name, value)
+    if text is not None and not re.fullmatch(r"[A-Za-z]\w*(:\d+)?", text):
+        raise _fail(name, "a device such as cpu, cuda or cuda:1", value)
+    return text
+
+
+def _method(name: str, value: Any) -> str | None:
+    text = _text(name, value)
+    if text is not None and not text.isidentifier():
+        raise _fail(name, "the name of a method such as init_weights", value)
+    return text
 
 
 def _words(name: str, value: Any) -> tuple[str, ...]:
@@ -149,11 +179,11 @@ SETTINGS: tuple[Setting, ...] = (
         "seed", 0, _integer(0), "seed of inputs, dropout and random directions; a factory builds under it too", "N"
     ),
     Setting("seeds", 1, _integer(1), "number of initialisations to look at, where the model is a factory", "N"),
-    Setting("device", None, _text, "device to probe on; a model that lives elsewhere is copied there", "DEVICE"),
+    Setting("device", None, _device, "device to probe on; a model that lives elsewhere is copied there", "DEVICE"),
     Setting(
         "dtype",
         None,
-        _text,
+        _dtype,
         "floating dtype to probe in (float32, bfloat16, float16, float64); a copy is cast",
         "DTYPE",
     ),
@@ -192,12 +222,14 @@ SETTINGS: tuple[Setting, ...] = (
         "SEVERITY",
         choices=("error", "warning", "never"),
     ),
-    Setting("deferred", None, _text, "also build on the meta device and run this init function of the model", "METHOD"),
+    Setting(
+        "deferred", None, _method, "also build on the meta device and run this init function of the model", "METHOD"
+    ),
     Setting(
         "debug",
         False,
         _switch,
-        "show the traceback of what kept a model from being checked, instead of one sentence",
+        "show the traceback behind the sentence where a model could not be checked",
         "BOOL",
         reported=False,
     ),

@@ -20,8 +20,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from .errors import InitcheckError, TargetError
+from .errors import InitcheckError, SettingsError, TargetError
 from .settings import BY_NAME
+from .shapes import parse_shapes
 
 if TYPE_CHECKING:
     from torch import nn
@@ -63,8 +64,9 @@ def parse_target(line: str) -> Target:
     Tokens are split as a shell does it, so a value with spaces goes in quotes. Nothing is imported.
 
     Raises:
-        TargetError: the line is no spec followed by ``name=value`` words.
+        TargetError: the line is no spec followed by ``name=value`` words, or a value cannot be used.
     """
+    line = line.strip()
     try:
         words = shlex.split(line)
     except ValueError as e:
@@ -78,17 +80,26 @@ def parse_target(line: str) -> Target:
     for word in rest:
         name, equals, value = word.partition("=")
         if not equals or not value:
-            raise TargetError(f"{spec}: {word!r} must be name=value, such as input=2x3x32x32 or seed=1")
+            raise TargetError(f"{line}: {word!r} must be name=value, such as input=2x3x32x32 or seed=1")
         if name == "input":
             inputs.append(value)
         elif name not in BY_NAME:
-            raise TargetError(f"{spec}: unknown setting {name!r} (known: input, {', '.join(BY_NAME)})")
+            raise TargetError(f"{line}: unknown setting {name!r} (known: input, {', '.join(BY_NAME)})")
         elif BY_NAME[name].repeat:
             settings.setdefault(name, []).append(value)
         elif name in settings:
-            raise TargetError(f"{spec}: {name} is given twice: give it once")
+            raise TargetError(f"{line}: {name} is given twice: give it once")
         else:
             settings[name] = value
+    try:
+        for name, value in settings.items():
+            BY_NAME[name].parse(name, value)
+        for shape in inputs:
+            parse_shapes(shape)
+        if inputs:
+            parse_shapes("; ".join(inputs))  # together, because a keyword may be named once only
+    except SettingsError as e:
+        raise TargetError(f"{line}: {e}") from None
     return Target(spec, "; ".join(inputs) or None, settings)
 
 

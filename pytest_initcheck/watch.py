@@ -7,6 +7,7 @@ terminal prints. Nothing here imports torch: a suite that does not use it is not
 from __future__ import annotations
 
 import sys
+import traceback
 from collections.abc import Generator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -104,8 +105,13 @@ class Watch:
         settings = replace(settings, seeds=1, deferred=None)  # these need a factory
         loss = hook.pytest_initcheck_loss(name=name)
         rules = extra_rules(hook)
-        with shown_in(self._config, name):
-            report = check(model, inputs, loss=loss, settings=settings, name=name, extra_rules=rules, fixes=False)
+        try:
+            with shown_in(self._config, name):
+                report = check(model, inputs, loss=loss, settings=settings, name=name, extra_rules=rules, fixes=False)
+        except Exception as e:
+            if settings.debug:  # the listener makes a reason of it, and the test goes on
+                self._item.add_report_section("call", f"initcheck {name}", "".join(traceback.format_exception(e)))
+            raise
         hook.pytest_initcheck_report(report=report)
         return report
 

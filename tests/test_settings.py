@@ -44,7 +44,8 @@ def test_parse(name: str, value: object, parsed: object):
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("seed", -1), ("seed", 1.5), ("seed", True), ("seed", "x"), ("seed", [1]),
+        ("seed", -1), ("seed", 1.5), ("seed", True), ("seed", "x"), ("seed", [1]), ("seed", 2**63), ("seed", "9" * 5000),
+        ("dtype", "int8"), ("dtype", "foo"), ("device", "cuda:x"), ("device", "cuda 1"), ("deferred", "init()"),
         ("seeds", 0),
         ("mode", "both"), ("mode", 3),
         ("fail_on", "ERROR"),

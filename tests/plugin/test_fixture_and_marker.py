@@ -90,6 +90,8 @@ def test_tests_that_use_it_are_counted(models: pytest.Pytester):
         ("sed=3", "unknown setting 'sed' (known: seed, *"),
         ("seed='x'", "seed must be a whole number of at least 0 (got 'x')"),
         ("3", "the marker initcheck takes keywords only (got 3)"),
+        ("dtype='foo'", "dtype must be a floating dtype: *(got 'foo')"),
+        ("ignore=['no-such-rule:x']", "ignore names the unknown rule 'no-such-rule' (known: *"),
     ],
 )
 def test_bad_marker_is_found_at_collection(pytester: pytest.Pytester, marker: str, message: str):
@@ -110,13 +112,22 @@ def test_bad_marker_is_found_at_collection(pytester: pytest.Pytester, marker: st
     result.stderr.fnmatch_lines([f"ERROR: test_it.py::test_marked: {message}"])
 
 
-def test_bad_marker_under_xdist_fails_its_test(pytester: pytest.Pytester):
+@pytest.mark.parametrize(
+    ("decorator", "message"),
+    [
+        ("pytest.mark.initcheck(sed=3)", "test_it.py::test_marked: unknown setting 'sed' (known: *"),
+        ("model_case('8xQ')", "test_it.py:4: model_case: input '8xQ' is not a shape: *"),
+    ],
+    ids=["marker", "model_case"],
+)
+def test_what_xdist_s_workers_find_ends_the_run_once(pytester: pytest.Pytester, decorator: str, message: str):
     pytest.importorskip("xdist")
     pytester.makepyfile(
-        test_it="""
+        test_it=f"""
         import pytest
+        from pytest_initcheck import model_case
 
-        @pytest.mark.initcheck(sed=3)
+        @{decorator}
         def test_marked(): pass
 
         def test_other(): pass
@@ -125,8 +136,10 @@ def test_bad_marker_under_xdist_fails_its_test(pytester: pytest.Pytester):
 
     result = pytester.runpytest("-n", "2")
 
-    result.assert_outcomes(passed=1, failed=1)
-    result.stdout.fnmatch_lines(["unknown setting 'sed' (known: *"])
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.assert_outcomes()
+    result.stderr.fnmatch_lines([f"ERROR: {message}"])
+    assert len([line for line in result.errlines if line.strip()]) == 1
 
 
 def test_marker_and_fixture_are_documented(pytester: pytest.Pytester):
