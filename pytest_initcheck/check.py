@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import rules
+from . import rules, thresholds
 from .apply import apply_init
 from .build import build, build_deferred
 from .errors import ProbeError, SettingsError, UnhealthyInit
@@ -183,7 +183,7 @@ def _measured(
         doing("response")
         push = push_of(probed, guard, seed=settings.seed)
         response = ask(
-            push, suspicious=any(s.loud for s in culprits), oversized=typical_deviation(trace) > rules.function.LOUD
+            push, suspicious=any(s.loud for s in culprits), oversized=typical_deviation(trace) > thresholds.OVERSIZED
         )
         if loss is not None:
             response = replace(response, details={**response.details, **_loss_of_nothing(probed.rerun_raw, loss)})

@@ -1,8 +1,8 @@
 """How the function answers when it is pushed: one step, a disturbed input, a few steps towards targets.
 
 The verdict's backbone. No statistic of a layer enters here: every number is about what the function does, so that a gate
-that looks dead and trains, or a bias that looks ordinary and kills, are both judged by what happens. The thresholds that
-decide which of these numbers is a fault live in :mod:`~pytest_initcheck.rules`; those here only decide how hard to look.
+that looks dead and trains, or a bias that looks ordinary and kills, are both judged by what happens. What decides how hard
+to look, and which of these numbers is a fault, stands in :mod:`~pytest_initcheck.thresholds`.
 """
 
 from __future__ import annotations
@@ -13,47 +13,22 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor
 
-from . import statistics
+from . import statistics, thresholds
 from .modules import sample_dim
 from .probe import centred
 from .push import Push
 from .records import Response
 
-#: Size of one optimizer-like step per weight: Adam's first step at its default learning rate.
-STEP = 1e-3
 #: What Adam adds to the size of a gradient before it divides by it; a gradient far below moves nothing.
 EPSILON = 1e-8
 #: Mean size of a gradient from which on that is no longer felt.
 LOUD_GRADIENT = 1e3 * EPSILON
-#: Disturbance of the input, relative to its RMS.
-DISTURBANCE = 1e-2
-#: Learning rates (the range in common use) and number of steps of the fit (Adam); the best of them counts.
-FIT_RATES = (3e-3, 1e-3, 3e-4)
-FIT_STEPS = 30
-#: The fit is over once this share of the centred squared error is gone: healthy networks get here in 2 to 15 steps.
-FIT_ENOUGH = 0.9
-#: The same for token scores, as a share of the cross-entropy of a uniform guess.
-TOKEN_FIT_ENOUGH = 0.3
 #: Token scores are asked to tell this many classes apart, whatever the vocabulary: the task is as hard for every model.
 TOKEN_CLASSES = 12
 #: Elements that are taken to double precision at a time.
 BLOCK = 1 << 20
 #: Rank of the random functions of the input that serve as targets.
 TARGET_RANK = 32
-#: Gates may stand behind gates (a zero head behind adaLN-zero): after this many steps whatever is still silent is dead.
-LOOKS = 3
-
-#: From this sensitivity on it is asked whether smaller weights would cure it (harmless networks: 24.8 at most).
-WILD = 28.0
-
-#: Below this sensitivity the output does not follow the input, unless a step opens the way.
-DEAF = 1e-4
-#: A first look this far from any fault needs no second one. 4 decades inside the fault on the slow side; on the loud
-#: side, outputs that a unit-scale loss pulls back within a few steps.
-CALM_MOVEMENT = 1e-3
-CALM_OUTPUT = 3.0
-CALM_OFFSET = 5.0
-CALM_ALIGNMENT = 0.2
 
 
 def ask(push: Push, *, suspicious: bool = False, oversized: bool = True) -> Response:
@@ -73,9 +48,9 @@ def ask(push: Push, *, suspicious: bool = False, oversized: bool = True) -> Resp
     details: dict[str, float] = {"output_rms": rms(start), "output_centred_rms": rms(centred(start, push.batch))}
     unit = details["unit"] = natural_unit(start)
     sensitivity = _sensitivity(push, start)
-    if oversized and sensitivity is not None and sensitivity > WILD:
+    if oversized and sensitivity is not None and sensitivity > thresholds.CHAOTIC:
         details["sensitivity_if_smaller"] = _calmed(push, sensitivity)
-    deaf = sensitivity is not None and sensitivity < DEAF
+    deaf = sensitivity is not None and sensitivity < thresholds.DEAF
     movement, predicted, alignment, later = _steps(push, start, unit, deaf=deaf)
     if later is not None:
         details["sensitivity_later"] = later
@@ -135,11 +110,11 @@ def _sensitivity(push: Push, start: Tensor) -> float | None:
     if push.disturbed is None or start.ndim == 0:
         return None
     with torch.no_grad():
-        moved = push.disturbed(DISTURBANCE)[push.primary]
+        moved = push.disturbed(thresholds.DISTURBANCE)[push.primary]
     scale = rms(centred(start, push.batch))
     if scale == 0 or moved.shape != start.shape:
         return None
-    return rms(centred(moved, push.batch) - centred(start, push.batch)) / scale / DISTURBANCE
+    return rms(centred(moved, push.batch) - centred(start, push.batch)) / scale / thresholds.DISTURBANCE
 
 
 def _calmed(push: Push, sensitivity: float) -> float:
@@ -157,7 +132,7 @@ def _calmed(push: Push, sensitivity: float) -> float:
             now = _sensitivity(push, start)
             if now is not None and math.isfinite(now):
                 best = min(best, now)
-            if best < sensitivity / 2:
+            if best < thresholds.CURED * sensitivity:
                 break
     push.restore()
     return best
@@ -189,7 +164,7 @@ def _all_zero(gradient: Tensor) -> bool:
 
 
 def _step(push: Push, gradients: Sequence[Tensor | None]) -> float:
-    """Move every parameter as Adam's first step does, by :data:`STEP` along its gradient; return the gradients' L1 norm.
+    """Move every parameter as Adam's first step does, by ``STEP`` along its gradient; return the gradients' L1 norm.
 
     The gradients are overwritten: a second copy of the parameters would not fit the budget.
     """
@@ -202,7 +177,7 @@ def _step(push: Push, gradients: Sequence[Tensor | None]) -> float:
         for (parameter, slope), norm in zip(present, norms, strict=True):
             loud = not norm < LOUD_GRADIENT * slope.numel()
             step = slope.sgn_() if loud else slope.div_(slope.abs().add_(EPSILON))
-            parameter.add_(step.to(parameter.dtype), alpha=STEP)
+            parameter.add_(step.to(parameter.dtype), alpha=thresholds.STEP)
     return sum(norms)
 
 
@@ -221,16 +196,16 @@ def _steps(
     direction, origin = push.cotangents[push.primary], centred(start, push.batch)
     movement: list[float] = []
     predicted = alignment = None
-    for look in range(LOOKS):
+    for look in range(thresholds.LOOKS):
         total = _step(push, gradients)
         gradients = []
-        more = look + 1 < LOOKS
+        more = look + 1 < thresholds.LOOKS
         outputs = _forward(push, graph=more and bool(silent))
         change = centred(outputs[push.primary].detach(), push.batch) - origin
         movement.append(rms(change))
         if look == 0:
-            predicted, alignment = STEP * total, _correlation(change, direction)
-        quiet = movement[-1] < CALM_MOVEMENT * unit
+            predicted, alignment = thresholds.STEP * total, _correlation(change, direction)
+        quiet = movement[-1] < thresholds.SILENT * unit
         if not more or not math.isfinite(movement[-1]) or not (silent or quiet or deaf):
             break
         if not any(o.requires_grad for o in outputs):
@@ -259,10 +234,10 @@ def _calm(details: dict[str, float], movement: list[float], alignment: float | N
     """Whether the first look is so far from every fault that none needs a second one."""
     return bool(
         movement
-        and movement[-1] >= CALM_MOVEMENT * unit
-        and details["output_centred_rms"] <= CALM_OUTPUT
-        and details["output_rms"] <= CALM_OFFSET
-        and (alignment is None or abs(alignment) >= CALM_ALIGNMENT)
+        and movement[-1] >= thresholds.SILENT * unit
+        and details["output_centred_rms"] <= thresholds.AMPLE
+        and details["output_rms"] <= thresholds.FAR
+        and (alignment is None or abs(alignment) >= thresholds.ASTRAY)
     )
 
 
@@ -330,7 +305,7 @@ def _features(push: Push, generator: torch.Generator) -> Tensor:
 
 
 def _fit(push: Push, start: Tensor, unit: float) -> tuple[float, dict[str, float]]:
-    """Return the smallest share of the error that is left within :data:`FIT_STEPS` Adam steps at the best rate.
+    """Return the smallest share of the error that is left within ``FIT_STEPS`` Adam steps at the best rate.
 
     The error is the centred squared distance to :func:`targets`; where the output scores classes for every token of the
     input, it is the cross-entropy of :func:`labels` over that of a uniform guess, which forgives large scores as the loss
@@ -338,20 +313,20 @@ def _fit(push: Push, start: Tensor, unit: float) -> tuple[float, dict[str, float
     """
     ids = token_ids(push, start)
     score = _squares(push, start, unit) if ids is None else _entropy(push, start, ids)
-    enough = FIT_ENOUGH if ids is None else TOKEN_FIT_ENOUGH
+    enough = thresholds.FIT_ENOUGH if ids is None else thresholds.TOKEN_FIT_ENOUGH
     details = {"token_fit": float(ids is not None)}
     parameters = list(push.parameters.values())
     best = math.inf
-    for rate in FIT_RATES:
+    for rate in thresholds.FIT_RATES:
         push.restore()
         adam = _Adam([p.data for p in parameters], rate)
-        for step in range(FIT_STEPS + 1):
+        for step in range(thresholds.FIT_STEPS + 1):
             output = _forward(push, graph=True)[push.primary].float()
             left, loss = score(output)
             if not math.isfinite(left):
                 break
             best = min(best, left)
-            if best < enough or step == FIT_STEPS or not output.requires_grad:
+            if best < enough or step == thresholds.FIT_STEPS or not output.requires_grad:
                 details["fit_steps"] = float(step)
                 break
             adam.step(torch.autograd.grad(loss, parameters, allow_unused=True))

@@ -83,6 +83,23 @@ def rule(
     return register
 
 
+def spelled(count: int) -> str:
+    """Return a small whole number as a word: ``"three"``; digits from ten on."""
+    words = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+    return words[count] if 0 <= count < len(words) else str(count)
+
+
+def scientific(value: float) -> str:
+    """Return ``value`` with an exponent and no more digits than it needs: ``"1e-3"``."""
+    mantissa, _, exponent = f"{value:.5e}".partition("e")
+    return f"{float(mantissa):g}e{int(exponent)}"
+
+
+def percent(share: float) -> str:
+    """Return ``share`` in per cent, as messages show numbers."""
+    return f"{number(float(f'{100 * share:.12g}'))} %"
+
+
 def finding(
     rule_name: str,
     severity: Severity,

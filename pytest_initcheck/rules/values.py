@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from .. import thresholds
 from ..records import Finding
 from .registry import Case, finding, number, rule
 
@@ -79,7 +80,8 @@ def uninitialized_parameter(case: Case) -> Iterator[Finding]:
     "deferred-mismatch",
     family="values",
     severity="error",
-    threshold="mean or std of a parameter differs between eager and deferred construction by more than 6.5 standard errors",
+    threshold="mean or std of a parameter differs between eager and deferred construction by more than "
+    f"{thresholds.STANDARD_ERRORS:g} standard errors",
     evidence="transformers #45050, torchtitan #312, lightning #17627 are this bug; sampling error alone exceeds it once in 10^9",
     limits="needs a factory and deferred=METHOD; two distributions with equal mean and std are not told apart",
 )
