@@ -41,7 +41,7 @@ class Suspect:
 
     Attributes:
         name: parameter (or layer) name.
-        kind: ``"weight"``, ``"bias"``, ``"norm-scale"``, ``"embedding"``, ``"zero"`` or ``"dead"``.
+        kind: ``"weight"``, ``"bias"``, ``"norm-scale"``, ``"embedding"`` or ``"zero"``.
         decades: how far off, in powers of ten; negative is too small.
         common: whether most of the model's weights are off by as much: the scheme's fault, not this layer's.
         cause: in the field's terms, with numbers.
@@ -56,7 +56,6 @@ class Suspect:
     common: bool
     cause: str
     expected: float | None = None
-    fix: str = ""
     absorbed: bool = False
 
     @property

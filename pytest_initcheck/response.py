@@ -87,10 +87,6 @@ def natural_unit(output: Tensor) -> float:
     return 1.0
 
 
-def _direction(push: Push, start: Tensor) -> Tensor:
-    return push.cotangents[push.primary].to(start.dtype)
-
-
 def _correlation(a: Tensor, b: Tensor) -> float:
     """Cosine of two tensors of one shape, in double precision block by block; 0.0 where one is zero or not finite."""
     scale = float(a.abs().max()) if a.numel() else 0.0

@@ -66,7 +66,7 @@ def _word(choices: tuple[str, ...]) -> Callable[[str, Any], str]:
     return parse
 
 
-def _text(name: str, value: Any) -> str | None:
+def _text(_name: str, value: Any) -> str | None:
     if value is None or value == "":
         return None
     return str(value).removeprefix("torch.")

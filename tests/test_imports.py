@@ -82,7 +82,7 @@ def test_imports_go_down_only():
     assert wrong == []
 
 
-def test_the_parser_sees_imports(tmp_path: Path):
+def test_the_parser_sees_imports():
     source = PACKAGE / "check.py"
 
     assert {"errors", "probe", "settings"} <= imports_at_the_top(source)

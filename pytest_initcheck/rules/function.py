@@ -50,7 +50,7 @@ def unresponsive(case: Case) -> Iterator[Finding]:
         return
     moved = max(r.movement)
     dead = asleep(case)
-    names = _where(case, dead=True)
+    names = _where(case)
     summary = (
         f"{len(r.movement)} optimizer steps move the output by {number(moved)} (at least {number(thresholds.SILENT)} expected)"
         + (
@@ -68,7 +68,6 @@ def unresponsive(case: Case) -> Iterator[Finding]:
         cause=_cause(
             case, "the signal does not get through: the output is the same for all inputs, or its gradient vanishes"
         ),
-        fix=_fix(case),
     )
 
 
@@ -101,7 +100,6 @@ def unreachable_targets(case: Case) -> Iterator[Finding]:
             f"the output starts at RMS {number(size)} over the samples (at most {number(thresholds.OUT_OF_REACH)})",
             evidence={"output_rms": size, "allowed": thresholds.OUT_OF_REACH},
             cause=_cause(case, "the forward signal grows from layer to layer"),
-            fix=_fix(case),
         )
     elif r.residual is not None and r.details.get("token_fit"):
         if r.residual >= thresholds.TOKENS_UNREACHED:
@@ -116,7 +114,6 @@ def unreachable_targets(case: Case) -> Iterator[Finding]:
                     case,
                     "the scores of a token do not follow the token: a layer is far too loud, or attention is one-hot",
                 ),
-                fix=_fix(case),
             )
     elif r.residual is not None and r.residual >= thresholds.STRAYED and size > thresholds.AMPLE:
         yield finding(
@@ -127,7 +124,6 @@ def unreachable_targets(case: Case) -> Iterator[Finding]:
             f"error (at most {number(100 * thresholds.STRAYED)} %)",
             evidence={"output_rms": size, "residual": r.residual, "allowed": thresholds.STRAYED},
             cause=_cause(case, "the forward signal grows from layer to layer"),
-            fix=_fix(case),
         )
     elif (
         r.residual is not None
@@ -152,7 +148,6 @@ def unreachable_targets(case: Case) -> Iterator[Finding]:
                 case,
                 "the output does not follow its parameters: single layers are far too loud, or their units are shut",
             ),
-            fix=_fix(case),
         )
 
 
@@ -188,7 +183,6 @@ def chaotic_response(case: Case) -> Iterator[Finding]:
         if own
         else "no weight is larger than its fan-in asks for: the architecture does this (batch norms without zero-init residuals do), "
         "and such models train",
-        fix=_fix(case) if own else "",
     )
 
 
@@ -238,7 +232,7 @@ def overconfident_output(case: Case) -> Iterator[Finding]:
     )
 
 
-def _where(case: Case, *, dead: bool = False) -> list[str]:
+def _where(case: Case) -> list[str]:
     names = [s.name for s in case.culprits[:5]]
     if names:
         return names
@@ -260,7 +254,3 @@ def _cause(case: Case, otherwise: str) -> str:
             over = f"; fitted over {fitted.steps + 1} layers: x{number(fitted.factor)} a layer"
         return f"{s.cause}; most layers are off by as much, so it is the scheme{over}"
     return str(s.cause)
-
-
-def _fix(case: Case) -> str:
-    return str(case.culprits[0].fix) if case.culprits else ""

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from fnmatch import fnmatchcase
 
 from .. import thresholds
-from ..records import Finding, ParameterRecord
+from ..records import Finding
 from .function import silent
 from .registry import Case, finding, rule, spelled
 
@@ -35,7 +35,6 @@ def frozen_parameter(case: Case) -> Iterator[Finding]:
         f"{len(names)} of {len(case.trace.parameters)} parameters will not be trained: {_some(names)}",
         evidence={"frozen": len(names), "parameters": len(case.trace.parameters)},
         cause="requires_grad is False; nothing else about them keeps them from training",
-        fix=f"model.get_parameter({names[0]!r}).requires_grad_(True)  # or declare it: frozen=[{_glob(frozen)!r}]",
     )
 
 
@@ -110,7 +109,6 @@ def blocked_gradient(case: Case) -> Iterator[Finding]:
             evidence={"parameters": len(shut)},
             cause="both factors of a product are zero (a zero gate behind a zero gate, both halves of a low-rank pair), so each "
             "keeps the other's gradient at zero",
-            fix=f"torch.nn.init.kaiming_uniform_(model.get_parameter({zero[0].name!r}), a=5**0.5)  # one of the two factors must not be zero",
         )
     elif any(p.role == "weight" for p in shut):
         names = [s.name for s in case.culprits if s.name in {p.name for p in shut}] + [p.name for p in shut]
@@ -178,7 +176,3 @@ def _culprit(case: Case, names: list[str]) -> str:
 
 def _some(names: list[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
-def _glob(frozen: list[ParameterRecord]) -> str:
-    return f"{frozen[0].layer}.*" if frozen[0].layer else frozen[0].name

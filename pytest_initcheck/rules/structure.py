@@ -43,7 +43,6 @@ def duplicate_units(case: Case) -> Iterator[Finding]:
         + (f" (and {len(names) - 1} more weights)" if len(names) > 1 else ""),
         evidence={"share": twins[0].twin_rows, "weights": len(names)},
         cause="the weight is one constant" if constant else "the rows of the weight are copies of each other",
-        fix=f"torch.nn.init.kaiming_uniform_(model.get_parameter({names[0]!r}), a=5**0.5)",
     )
 
 
@@ -104,7 +103,6 @@ def gain_mismatch(case: Case) -> Iterator[Finding]:
         + (f" (and {len(off) - 1} more)" if len(off) > 1 else ""),
         evidence={"decades": off[0].decades, "expected_std": off[0].expected},
         cause=off[0].cause,
-        fix=off[0].fix,
     )
 
 
@@ -189,6 +187,6 @@ def saturated_state(case: Case) -> Iterator[Finding]:
     evidence="verdicts on clean trainability models agree over 20 seeds; one that depends on the seed is at the edge of a fault",
     limits="needs a factory and seeds=N; given by the check itself, after the rules have judged every seed",
 )
-def unlucky_seeds(case: Case) -> Iterator[Finding]:
+def unlucky_seeds(_case: Case) -> Iterator[Finding]:
     """Whether this model starts healthy depends on the seed."""
     return iter(())
