@@ -24,7 +24,7 @@ from .phases import doing, told_to
 from .probe import histograms, run_probe, sample_dim
 from .push import push_of
 from .reach import unreached_reasons
-from .records import Finding, Report, Trace
+from .records import Finding, Report, Seeds, Trace
 from .recurrence import carried
 from .response import ask
 from .settings import Settings, matches
@@ -185,8 +185,7 @@ def _measured(
         response = ask(
             push, suspicious=any(s.loud for s in culprits), oversized=typical_deviation(trace) > thresholds.OVERSIZED
         )
-        if loss is not None:
-            response = replace(response, details={**response.details, **_loss_of_nothing(probed.rerun_raw, loss)})
+        nothing = None if loss is None else _loss_of_nothing(probed.rerun_raw, loss)
         origins = drawn_from(probed.model, probed.uses, trace.parameters) if named else {}
         parameters = {
             n: replace(p, wakes=push.wakes.get(n), drawn_from=origins.get(n, "")) for n, p in trace.parameters.items()
@@ -196,8 +195,7 @@ def _measured(
         unreached = unreached_reasons(probed.model, push, missing, called)
         memory = carried(probed.model, seed=settings.seed)
     trace = replace(trace, parameters=parameters, unseen=(*trace.unseen, *told))
-    if alike:
-        response = replace(response, details={**response.details, "equal_samples": 1.0})
+    trace = replace(trace, equal_samples=alike, loss_of_zero_output=nothing)
     return rules.Case(trace, response, settings, unreached, left, suspects(trace), memory)
 
 
@@ -232,13 +230,13 @@ def _alike(call: Call) -> bool:
     return bool(per_sample) and all(bool((t == t.narrow(d, 0, 1)).all()) for t, d in per_sample)
 
 
-def _loss_of_nothing(forward: Callable[[], Any], loss: Loss) -> dict[str, float]:
+def _loss_of_nothing(forward: Callable[[], Any], loss: Loss) -> float | None:
     """The loss of an output that is zero everywhere: what a model that says nothing would pay."""
     with torch.no_grad():
         output = forward()
         if not isinstance(output, Tensor) or not output.is_floating_point():
-            return {}  # a structure whose parts the loss may read in any way
-        return {"loss_of_zero_output": float(loss(torch.zeros_like(output)))}
+            return None  # a structure whose parts the loss may read in any way
+        return float(loss(torch.zeros_like(output)))
 
 
 def _over_seeds(
@@ -280,12 +278,11 @@ def _over_seeds(
         )
         kept = [f for f in findings if not matches(settings.ignore, f.rule, f.layers[:1] or ("",))]
         findings = tuple(kept)
-    details = {**first.response.details, "seeds": float(len(reports)), "sick_share": len(sick) / len(reports)}
     return replace(
         first,
         ok=rules.passes(findings, settings.fail_on),
         findings=findings,
-        response=replace(first.response, details=details),
+        seeds=Seeds(len(reports), tuple(seed for seed, _ in sick)),
         spread=spread,
     )
 

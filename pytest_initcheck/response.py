@@ -45,19 +45,17 @@ def ask(push: Push, *, suspicious: bool = False, oversized: bool = True) -> Resp
     start = push.outputs[push.primary]
     if not bool(torch.isfinite(start).all()):
         return Response()
-    details: dict[str, float] = {"output_rms": rms(start), "output_centred_rms": rms(centred(start, push.batch))}
-    unit = details["unit"] = natural_unit(start)
+    size, varying, unit = rms(start), rms(centred(start, push.batch)), natural_unit(start)
+    smaller = residual = fit_steps = token_fit = None
     sensitivity = _sensitivity(push, start)
     if oversized and sensitivity is not None and sensitivity > thresholds.CHAOTIC:
-        details["sensitivity_if_smaller"] = _calmed(push, sensitivity)
+        smaller = _calmed(push, sensitivity)
     deaf = sensitivity is not None and sensitivity < thresholds.DEAF
     movement, predicted, alignment, later = _steps(push, start, unit, deaf=deaf)
-    if later is not None:
-        details["sensitivity_later"] = later
-    residual = None
-    if start.ndim > 0 and not _calm(details, movement, None if not suspicious else alignment, unit):
-        residual, slow = _fit(push, start, unit)
-        details.update(slow)
+    if start.ndim > 0 and not _calm(size, varying, movement, None if not suspicious else alignment, unit):
+        ids = token_ids(push, start)
+        token_fit = ids is not None
+        residual, fit_steps = _fit(push, start, unit, ids)
     push.restore()
     return Response(
         movement=tuple(m / unit for m in movement),
@@ -65,7 +63,13 @@ def ask(push: Push, *, suspicious: bool = False, oversized: bool = True) -> Resp
         alignment=alignment,
         residual=residual,
         sensitivity=sensitivity,
-        details=details,
+        output_rms=size,
+        output_centred_rms=varying,
+        unit=unit,
+        sensitivity_if_smaller=smaller,
+        sensitivity_later=later,
+        fit_steps=fit_steps,
+        token_fit=token_fit,
     )
 
 
@@ -226,13 +230,13 @@ def _forward(push: Push, *, graph: bool) -> list[Tensor]:
         return push.forward()
 
 
-def _calm(details: dict[str, float], movement: list[float], alignment: float | None, unit: float) -> bool:
+def _calm(size: float, varying: float, movement: list[float], alignment: float | None, unit: float) -> bool:
     """Whether the first look is so far from every fault that none needs a second one."""
     return bool(
         movement
         and movement[-1] >= thresholds.SILENT * unit
-        and details["output_centred_rms"] <= thresholds.AMPLE
-        and details["output_rms"] <= thresholds.FAR
+        and varying <= thresholds.AMPLE
+        and size <= thresholds.FAR
         and (alignment is None or abs(alignment) >= thresholds.ASTRAY)
     )
 
@@ -300,17 +304,16 @@ def _features(push: Push, generator: torch.Generator) -> Tensor:
     return 2 * total / spread
 
 
-def _fit(push: Push, start: Tensor, unit: float) -> tuple[float, dict[str, float]]:
-    """Return the smallest share of the error that is left within ``FIT_STEPS`` Adam steps at the best rate.
+def _fit(push: Push, start: Tensor, unit: float, ids: Tensor | None) -> tuple[float, int | None]:
+    """Return the smallest share of the error that is left within ``FIT_STEPS`` Adam steps at the best rate, and the steps taken.
 
     The error is the centred squared distance to :func:`targets`; where the output scores classes for every token of the
-    input, it is the cross-entropy of :func:`labels` over that of a uniform guess, which forgives large scores as the loss
+    input (``ids``), it is the cross-entropy of :func:`labels` over that of a uniform guess, which forgives large scores as the loss
     of such models does.
     """
-    ids = token_ids(push, start)
     score = _squares(push, start, unit) if ids is None else _entropy(push, start, ids)
     enough = thresholds.FIT_ENOUGH if ids is None else thresholds.TOKEN_FIT_ENOUGH
-    details = {"token_fit": float(ids is not None)}
+    taken: int | None = None
     parameters = list(push.parameters.values())
     best = math.inf
     for rate in thresholds.FIT_RATES:
@@ -323,13 +326,13 @@ def _fit(push: Push, start: Tensor, unit: float) -> tuple[float, dict[str, float
                 break
             best = min(best, left)
             if best < enough or step == thresholds.FIT_STEPS or not output.requires_grad:
-                details["fit_steps"] = float(step)
+                taken = step
                 break
             adam.step(torch.autograd.grad(loss, parameters, allow_unused=True))
         if best < enough:
             break
     push.restore()
-    return best, details
+    return best, taken
 
 
 Score = Callable[[Tensor], tuple[float, Tensor]]

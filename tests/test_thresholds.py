@@ -35,7 +35,7 @@ def checked(model: nn.Module, rule: str) -> tuple[Report, Finding | None]:
 
 def asked(report: Report) -> set[str]:
     """The later questions that were asked."""
-    return {k for k in ("sensitivity_if_smaller", "sensitivity_later") if k in report.response.details}
+    return {k for k in ("sensitivity_if_smaller", "sensitivity_later") if getattr(report.response, k) is not None}
 
 
 @pytest.mark.parametrize(("bound", "said"), [(50.0, "(at most 50 %)"), (28.0, "(at most 28 %)"), (1e4, None)])
@@ -69,7 +69,7 @@ def test_the_steps_of_the_fit(monkeypatch: pytest.MonkeyPatch, steps: int):
 
     report, finding = checked(stack(loud=1000.0), "unreachable-targets")
 
-    assert report.response.details["fit_steps"] == steps
+    assert report.response.fit_steps == steps
     assert finding is not None
     assert f"{steps} Adam steps leave " in finding.summary
 

@@ -21,7 +21,7 @@ def asleep(case: Case) -> bool:
     r = case.response
     if r.residual is None:
         return False
-    late = max(r.movement) < thresholds.DEEP and r.details.get("fit_steps", 0) > thresholds.LATE
+    late = max(r.movement) < thresholds.DEEP and (r.fit_steps or 0) > thresholds.LATE
     return r.residual >= thresholds.UNREACHED or late
 
 
@@ -89,10 +89,9 @@ def unreachable_targets(case: Case) -> Iterator[Finding]:
     r = case.response
     if not r.movement or silent(case):
         return
-    unit = r.details.get("unit", 1.0)
-    size = r.details.get("output_centred_rms", 0.0) / unit
+    size = (r.output_centred_rms or 0.0) / r.unit
     # Cross-entropy forgives large scores, and for tokens it has been asked.
-    if size > thresholds.OUT_OF_REACH and not r.details.get("token_fit"):
+    if size > thresholds.OUT_OF_REACH and not r.token_fit:
         yield finding(
             "unreachable-targets",
             "error",
@@ -101,7 +100,7 @@ def unreachable_targets(case: Case) -> Iterator[Finding]:
             evidence={"output_rms": size, "allowed": thresholds.OUT_OF_REACH},
             cause=_cause(case, "the forward signal grows from layer to layer"),
         )
-    elif r.residual is not None and r.details.get("token_fit"):
+    elif r.residual is not None and r.token_fit:
         if r.residual >= thresholds.TOKENS_UNREACHED:
             yield finding(
                 "unreachable-targets",
@@ -133,7 +132,7 @@ def unreachable_targets(case: Case) -> Iterator[Finding]:
         # Large networks that train go astray at tiny batches, too: an init fault must show in the init.
         and (
             size > thresholds.AMPLE
-            or r.details.get("output_rms", 0.0) / unit > thresholds.FAR
+            or (r.output_rms or 0.0) / r.unit > thresholds.FAR
             or any(s.loud for s in case.culprits)
         )
     ):
@@ -166,7 +165,7 @@ def chaotic_response(case: Case) -> Iterator[Finding]:
     r = case.response
     if r.sensitivity is None or not r.sensitivity > thresholds.CHAOTIC:
         return
-    cured = r.details.get("sensitivity_if_smaller")
+    cured = r.sensitivity_if_smaller
     loud = [s for s in case.culprits if s.loud and s.kind != "bias" and not s.common]
     own = bool(loud) or (
         cured is not None
@@ -219,7 +218,7 @@ def explosive_response(case: Case) -> Iterator[Finding]:
 )
 def overconfident_output(case: Case) -> Iterator[Finding]:
     """The model starts far worse than one that says nothing, and spends its first steps on unlearning that."""
-    nothing, loss = case.response.details.get("loss_of_zero_output"), case.trace.loss
+    nothing, loss = case.trace.loss_of_zero_output, case.trace.loss
     if nothing is None or loss is None or not 0 < nothing < float("inf") or not loss > thresholds.CONFIDENT * nothing:
         return
     yield finding(

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..records import Finding, Response, Severity, Trace
 from ..settings import Settings
+
+if TYPE_CHECKING:
+    from ..localise import Suspect
 
 #: Decides whether a parameter's missing gradient is a mistake; see :mod:`~pytest_initcheck.reach`.
 Reasons = Mapping[str, str]
@@ -32,7 +35,7 @@ class Case:
     settings: Settings = field(default_factory=Settings)
     unreached: Reasons = field(default_factory=dict)
     unwritten: Mapping[str, str] = field(default_factory=dict)
-    culprits: tuple[Any, ...] = ()
+    culprits: tuple[Suspect, ...] = ()
     memory: Mapping[str, float] = field(default_factory=dict)
 
 

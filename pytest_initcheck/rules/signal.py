@@ -36,7 +36,7 @@ SAMPLES = 8
 def input_blind(case: Case) -> Iterator[Finding]:
     """Different inputs give the same output: somewhere on the way the samples became equal."""
     output, r = case.trace.output, case.response
-    later = r.details.get("sensitivity_later")
+    later = r.sensitivity_later
     if (
         not silent(case)
         and r.sensitivity is not None
@@ -82,7 +82,7 @@ def input_blind(case: Case) -> Iterator[Finding]:
 )
 def equal_samples(case: Case) -> Iterator[Finding]:
     """The inputs say nothing, so neither can the check: whether the model tells samples apart was not judged."""
-    if case.response.details.get("equal_samples"):
+    if case.trace.equal_samples:
         yield finding(
             "equal-samples",
             "warning",
@@ -237,7 +237,7 @@ def half_precision_overflow(case: Case) -> Iterator[Finding]:
 
 def _trend(case: Case, kind: str, *, shrinking: bool) -> Iterator[Finding]:
     r = case.response
-    failed = (silent(case) and asleep(case)) or r.details.get("output_centred_rms", 0.0) > thresholds.OUT_OF_REACH
+    failed = (silent(case) and asleep(case)) or (r.output_centred_rms or 0.0) > thresholds.OUT_OF_REACH
     found = growth(case.trace, kind)
     if failed or found is None or found.steadiness < STEADY:
         return

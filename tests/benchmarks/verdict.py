@@ -54,22 +54,21 @@ class Observed:
     def value(self, name: str) -> float | None:
         """The number that the threshold ``name`` of thresholds.py is compared with, ``None`` where it is not."""
         r = self.case.response
-        unit = r.details.get("unit", 1.0)
         if not r.movement:
             return None
         moved = max(r.movement)
         if name == "SILENT":
             return moved
         if name == "OUT_OF_REACH":
-            return r.details.get("output_centred_rms", 0.0) / unit
+            return (r.output_centred_rms or 0.0) / r.unit
         if name == "CHAOTIC":
             return r.sensitivity
         if name == "UNREACHED":  # silent networks alone depend on it by itself
-            return r.residual if moved < thresholds.SILENT and not r.details.get("token_fit") else None
+            return r.residual if moved < thresholds.SILENT and not r.token_fit else None
         if name == "ASTRAY":
             failed = r.residual is not None and r.residual >= thresholds.UNREACHED and moved >= thresholds.SILENT
-            return r.alignment if failed and not r.details.get("token_fit") else None
-        return r.residual if r.details.get("token_fit") else None
+            return r.alignment if failed and not r.token_fit else None
+        return r.residual if r.token_fit else None
 
 
 @dataclass(frozen=True)
