@@ -308,8 +308,8 @@ def _fit(push: Push, start: Tensor, unit: float, ids: Tensor | None) -> tuple[fl
     """Return the smallest share of the error that is left within ``FIT_STEPS`` Adam steps at the best rate, and the steps taken.
 
     The error is the centred squared distance to :func:`targets`; where the output scores classes for every token of the
-    input (``ids``), it is the cross-entropy of :func:`labels` over that of a uniform guess, which forgives large scores as the loss
-    of such models does.
+    input (``ids``), it is the cross-entropy of :func:`labels` over that of a uniform guess, which forgives large scores as
+    the loss of such models does.
     """
     score = _squares(push, start, unit) if ids is None else _entropy(push, start, ids)
     enough = thresholds.FIT_ENOUGH if ids is None else thresholds.TOKEN_FIT_ENOUGH
