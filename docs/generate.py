@@ -59,7 +59,7 @@ def options() -> str:
     rows = [
         [
             f"`{s.name}`",
-            f"`--initcheck-{s.name.replace('_', '-')}={s.metavar}`",
+            f"`--initcheck-{s.name.replace('_', '-')}{'' if s.switch else f'={s.metavar}'}`",
             f"`initcheck_{s.name}`",
             f"`--{s.name.replace('_', '-')}`",
             s.help + (f" ({', '.join(s.choices)})" if s.choices else ""),

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import random
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -13,6 +11,7 @@ from torch import Tensor, nn
 
 from . import thresholds
 from .errors import InitcheckError, ProbeError
+from .randomness import seeded
 from .statistics import measure, settle
 
 Factory = Callable[[], nn.Module]
@@ -103,26 +102,6 @@ def _differences(eager: nn.Module, deferred: nn.Module, *, skip: set[str]) -> di
                 f"mean {b.mean:.3g}, std {b.std:.3g} after deferred construction, mean {a.mean:.3g}, std {a.std:.3g} after eager"
             )
     return found
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Seed torch's, Python's and (if imported) numpy's generators, and put them back afterwards."""
-    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
-    python = random.getstate()
-    numpy = sys.modules.get("numpy")
-    state = numpy.random.get_state() if numpy is not None else None
-    with torch.random.fork_rng(devices=devices):
-        try:
-            torch.manual_seed(seed)
-            random.seed(seed)
-            if numpy is not None:
-                numpy.random.seed(seed % 2**32)
-            yield
-        finally:
-            random.setstate(python)
-            if numpy is not None:
-                numpy.random.set_state(state)
 
 
 @contextmanager

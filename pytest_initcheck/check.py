@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from . import rules, thresholds
 from .apply import apply_init
 from .build import build, build_deferred
-from .errors import ProbeError, SettingsError, UnhealthyInit
+from .errors import InitcheckError, ProbeError, SettingsError, UnhealthyInit
 from .inputs import Call, resolve_inputs
 from .localise import suspects, typical_deviation
 from .mend import mend
 from .named import worst_layers
 from .origins import drawn_from
-from .phases import doing, told_to
+from .phases import doing, done_last, told_to
 from .probe import histograms, run_probe, sample_dim
 from .push import push_of
 from .reach import unreached_reasons
@@ -87,7 +87,35 @@ def check(
         name: what the report calls the model; its class name if ``None``.
         extra_rules: rules of other plugins by name.
         fixes: whether to try fixes on a copy of an unhealthy model.
+
+    Raises:
+        SettingsError, ProbeError, TargetError: as :func:`check_init`; any other exception of the check itself becomes a
+            ``ProbeError`` unless ``settings.debug`` asks for it as it is.
     """
+    try:
+        return _check(model, inputs, loss, settings, name, extra_rules, fixes)
+    except InitcheckError:
+        raise
+    except Exception as error:
+        if settings.debug:
+            raise
+        subject = name or (type(model).__name__ if isinstance(model, nn.Module) else "the model")
+        message = (str(error).strip().split("\n")[0] or "no message")[:300]
+        raise ProbeError(
+            f"{subject} could not be checked: {type(error).__name__} in the phase {done_last()!r}: {message} "
+            "(debug=True or --initcheck-debug shows the traceback)"
+        ) from error
+
+
+def _check(
+    model: Model,
+    inputs: Any,
+    loss: Loss | None,
+    settings: Settings,
+    name: str | None,
+    extra_rules: Mapping[str, rules.Rule] | None,
+    fixes: bool,
+) -> Report:
     rules.validate(settings.ignore, setting="ignore", known=extra_rules or ())
     rules.validate(settings.select, setting="select", known=extra_rules or ())
     if isinstance(model, nn.Module):
@@ -115,6 +143,7 @@ def _check_module(
     extra_rules: Mapping[str, rules.Rule] | None,
     fixes: bool,
 ) -> Report:
+    _refuse(model)
     subject = _placed(model, settings)
     call = resolve_inputs(subject, inputs, device=settings.device, dtype=settings.dtype, seed=settings.seed)
     try:
@@ -175,7 +204,7 @@ def _measured(
         told.append("all samples of the inputs are equal: whether the model tells inputs apart was not judged")
     elif call.batch == 1:
         told.append("one sample: nothing that compares samples (input-blind, dead units) was judged")
-    with untouched(subject, tensors=call.tensors) as guard:
+    with untouched(subject, tensors=call.tensors, also=(call.args, call.kwargs, loss)) as guard:
         guard.backup_parameters()  # a forward pass may write to its own weights
         probed = run_probe(subject, call, guard=guard, loss=loss, seed=settings.seed, mode=settings.mode)
         trace = probed.trace
@@ -193,8 +222,8 @@ def _measured(
         missing = [n for n, p in parameters.items() if p.requires_grad and not p.reached]
         called = {layer.module for layer in trace.layers.values()}
         unreached = unreached_reasons(probed.model, push, missing, called)
-        memory = carried(probed.model, seed=settings.seed)
-    trace = replace(trace, parameters=parameters, unseen=(*trace.unseen, *told))
+        memory, not_asked = carried(probed.model, seed=settings.seed)
+    trace = replace(trace, parameters=parameters, unseen=(*trace.unseen, *told, *push.unseen, *not_asked))
     trace = replace(trace, equal_samples=alike, loss_of_zero_output=nothing)
     return rules.Case(trace, response, settings, unreached, left, suspects(trace), memory)
 
@@ -211,7 +240,7 @@ def _with_histograms(
         return trace
     doing("histograms")
     try:
-        with told_to(None), untouched(subject, tensors=call.tensors) as guard:
+        with told_to(None), untouched(subject, tensors=call.tensors, also=(call.args, call.kwargs)) as guard:
             guard.backup_parameters()
             seen = histograms(subject, call, worst, guard=guard, seed=settings.seed, mode=settings.mode)
     except ProbeError:  # it ran once, and what was found then stands
@@ -220,6 +249,23 @@ def _with_histograms(
         name: replace(layer, histogram=seen[name]) if name in seen else layer for name, layer in trace.layers.items()
     }
     return replace(trace, layers=layers)
+
+
+def _refuse(model: nn.Module) -> None:
+    """Raise for a model whose weights are not here."""
+    kind = type(model).__name__
+    for name, parameter in model.named_parameters():
+        home = type(parameter.data).__module__
+        if home.startswith("torch.distributed") or type(model).__module__.startswith("torch.distributed.fsdp"):
+            raise ProbeError(
+                f"the weights of {kind} are sharded over processes ({name}), which is not supported yet: "
+                "check the model before it is sharded"
+            )
+        if parameter.is_meta:
+            raise ProbeError(
+                f"{name} of {kind} is on the meta device and has no values: check the model after to_empty() and its "
+                "initialization, or give a factory that builds it elsewhere"
+            )
 
 
 def _alike(call: Call) -> bool:
@@ -236,7 +282,10 @@ def _loss_of_nothing(forward: Callable[[], Any], loss: Loss) -> float | None:
         output = forward()
         if not isinstance(output, Tensor) or not output.is_floating_point():
             return None  # a structure whose parts the loss may read in any way
-        return float(loss(torch.zeros_like(output)))
+        try:
+            return float(loss(torch.zeros_like(output)))
+        except Exception:  # a loss need not be defined there
+            return None
 
 
 def _over_seeds(

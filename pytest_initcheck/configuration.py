@@ -18,7 +18,7 @@ from .settings import SETTINGS, Setting, Settings
 PREFIX = "initcheck-"
 _INI = {s.name: f"initcheck_{s.name}" for s in SETTINGS}
 _MARKER = {s.name: s.name for s in SETTINGS}
-_EXPECTED = {"linelist": "a list of lines", "int": "a whole number", "string": "text"}
+_EXPECTED = {"linelist": "a list of lines", "int": "a whole number", "string": "text", "bool": "true or false"}
 #: What can be done with the models that tests call.
 WATCH = ("report", "fail", "off")
 #: Seconds that probing them may take unless somebody says otherwise.
@@ -120,6 +120,8 @@ def register(parser: pytest.Parser) -> None:
 
 
 def _ini_type(setting: Setting) -> Any:
+    if setting.switch:
+        return "bool"
     return "linelist" if setting.repeat else "int" if isinstance(setting.default, int) else "string"
 
 

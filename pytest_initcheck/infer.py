@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .drawing import draw
 from .errors import ProbeError
-from .shapes import Shape, draw
+from .shapes import Shape
 
 #: Samples in inputs that are made up: enough that dropped paths and BatchNorm over few values do not mislead.
 SAMPLES = 8

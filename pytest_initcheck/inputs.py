@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,9 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .drawing import draw, refuse_what_does_not_fit
 from .errors import ProbeError, SettingsError
 from .infer import WHAT_TO_PASS, infer
-from .shapes import Shape, draw, parse_shapes
+from .memory import holds_values
+from .randomness import seeded
+from .shapes import Shape, parse_shapes
 from .state import has_lazy, untouched
 
 
@@ -55,22 +59,24 @@ def resolve_inputs(
     Args:
         model: the module that will be called.
         inputs: tensor, tuple (positional), dict (keywords), tuple ending in a dict (both), callable that returns one of
-            these, shape string, or ``None``.
+            these (called under ``seed``), shape string, or ``None``.
         device: where inputs go; the model's device if ``None``.
         dtype: what floating inputs are cast to; if ``None``, they are cast only where the model is half precision.
         seed: seed of inputs that are made up.
 
     Raises:
         SettingsError: a shape string cannot be read, or ``inputs`` is of no known form.
-        ProbeError: ``inputs`` is ``None`` and the model does not let them be inferred, or the callable failed.
+        ProbeError: ``inputs`` is ``None`` and the model does not let them be inferred, the callable failed, or what it
+            gave cannot be moved to the device.
     """
     generator = torch.Generator().manual_seed(seed)
     source = "given"
     if callable(inputs) and not isinstance(inputs, nn.Module):
         try:
-            inputs = inputs()
+            with seeded(seed):
+                inputs = inputs()
         except Exception as error:
-            raise ProbeError(f"the inputs callable raised {type(error).__name__}: {error}") from error
+            raise ProbeError(f"the inputs callable raised {_said(error)}") from error
     if isinstance(inputs, str):
         args, kwargs = _from_shapes(parse_shapes(inputs), model, generator)
         source = "shape"
@@ -114,6 +120,7 @@ def _runs(model: nn.Module, args: tuple[Any, ...]) -> bool:
 def _from_shapes(
     shapes: tuple[Shape, ...], model: nn.Module, generator: torch.Generator
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    refuse_what_does_not_fit(shapes)
     args = tuple(draw(s, model, generator) for s in shapes if s.name is None)
     return args, {s.name: draw(s, model, generator) for s in shapes if s.name is not None}
 
@@ -155,8 +162,13 @@ def _half(model: nn.Module) -> torch.dtype | None:
 
 def _moved(value: Any, device: torch.device, dtype: torch.dtype | None) -> Any:
     if isinstance(value, Tensor):
+        if not value.is_meta and not holds_values(value):
+            raise ProbeError(f"the memory of an input was freed before the call ({_describe('', value)})")
         target = dtype if dtype is not None and value.is_floating_point() else value.dtype
-        moved = value.to(device=device, dtype=target)
+        try:
+            moved = value.to(device=device, dtype=target)
+        except Exception as error:
+            raise ProbeError(f"an input cannot be moved to {device} as {target}: it raised {_said(error)}") from error
         if moved is value and value.layout is torch.strided:
             # A copy, so that in-place operations of the model do not reach the user's tensor.
             moved = value.detach().clone().requires_grad_(value.requires_grad)
@@ -167,10 +179,20 @@ def _moved(value: Any, device: torch.device, dtype: torch.dtype | None) -> Any:
         return type(value)(_moved(v, device, dtype) for v in value)
     if hasattr(value, "_fields") and isinstance(value, tuple):
         return type(value)(*(_moved(v, device, dtype) for v in value))
-    # Objects that bring their own way to move (BatchEncoding, PackedSequence, graph batches) are asked to.
-    if callable(to := getattr(value, "to", None)):
-        return to(device)
-    return value
+    if not callable(getattr(value, "to", None)):
+        return value
+    # Objects that bring their own way to move (BatchEncoding, graph batches) are asked to; some move in place.
+    try:
+        return copy.copy(value).to(device)
+    except Exception as error:
+        what = f"an input of type {type(value).__name__} cannot be moved to {device}"
+        raise ProbeError(f"{what}: its method to raised {_said(error)}") from error
+
+
+def _said(error: BaseException) -> str:
+    """The class of an exception and the first line of its message, if it has one."""
+    first = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {first}" if first else type(error).__name__
 
 
 def _describe(name: str, tensor: Tensor) -> str:

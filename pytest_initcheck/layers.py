@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 from torch.overrides import TorchFunctionMode
 
+from .memory import holds_values
 from .modules import (
     layer_modules,
     made_by,
@@ -400,7 +401,7 @@ class Watch(TorchFunctionMode):
 
         def arrived(gradients: Any) -> None:
             gradient = gradients[port] if isinstance(gradients, tuple) else gradients
-            if gradient is not None and not heard:
+            if gradient is not None and not heard and holds_values(gradient):
                 heard.append(measure(gradient))
 
         if node is not None:

@@ -136,7 +136,10 @@ def _tried(model: nn.Module, change: Whole, judge: Judge, others: set[str]) -> s
         text = change(trial)
     except InitcheckError:
         return ""
-    left = {f.rule for f in judge(trial) if f.severity == "error"}
+    try:
+        left = {f.rule for f in judge(trial) if f.severity == "error"}
+    except Exception:  # what cannot be run with other weights cannot be cured by them
+        return ""
     return text if left <= others else ""
 
 

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 
+from .memory import holds_values
+
 
 def layer_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Yield ``(path, module)`` of everything that counts as a layer: not the wrappers, not what makes weights."""
@@ -96,8 +98,8 @@ def _tensors(value: Any, seen: set[int], depth: int) -> Iterator[Tensor]:
 
 
 def measurable(tensor: Tensor) -> bool:
-    """Whether this is a floating tensor that holds values of its own (not one that a function transform wraps)."""
+    """Whether this is a floating tensor that holds values of its own: not one that a function transform wraps or a model freed."""
     if not (tensor.is_floating_point() or tensor.is_complex()):
         return False
     wrapped = getattr(torch._C._functorch, "is_functorch_wrapped_tensor", None)
-    return wrapped is None or not wrapped(tensor)
+    return (wrapped is None or not wrapped(tensor)) and holds_values(tensor)

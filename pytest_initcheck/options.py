@@ -23,6 +23,15 @@ def add_options(add: Callable[..., Any], prefix: str = "") -> None:
         prefix: put before each name: ``"initcheck-"`` for pytest.
     """
     for setting in SETTINGS:
+        if setting.switch:
+            add(
+                flag(setting, prefix),
+                dest=_dest(setting, prefix),
+                action="store_true",
+                default=None,
+                help=described(setting),
+            )
+            continue
         add(
             flag(setting, prefix),
             dest=_dest(setting, prefix),
@@ -58,6 +67,7 @@ def validate(values: Mapping[str, Any], called: Mapping[str, str]) -> None:
 def described(setting: Setting) -> str:
     """Return the help sentence of a setting, its default at the end."""
     default = ", ".join(setting.default) if isinstance(setting.default, tuple) else setting.default
+    default = str(default).lower() if setting.switch else default
     repeatable = "; repeatable" if setting.repeat else ""
     return f"{setting.help}{repeatable} (default: {'none' if default in (None, '') else default})"
 

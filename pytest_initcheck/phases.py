@@ -6,14 +6,22 @@ import contextlib
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 
+#: What is done at present, for messages.
+_NOW: ContextVar[str] = ContextVar("initcheck_phase", default="starting")
 _HEARS: ContextVar[Callable[[str], None] | None] = ContextVar("initcheck_phases", default=None)
 
 
 def doing(phase: str) -> None:
     """Say what is done from here on."""
+    _NOW.set(phase)
     hears = _HEARS.get()
     if hears is not None:
         hears(phase)
+
+
+def done_last() -> str:
+    """Return the phase that was entered last."""
+    return _NOW.get()
 
 
 @contextlib.contextmanager

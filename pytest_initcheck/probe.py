@@ -19,6 +19,7 @@ from .errors import ProbeError
 from .graph import Graph
 from .inputs import Call
 from .layers import Watch
+from .memory import holds_values
 from .modules import sample_dim, tensors
 from .phases import doing
 from .records import Histogram, Trace
@@ -30,6 +31,10 @@ from .weights import Use
 __all__ = ["Probed", "centred", "float_outputs", "named_trainable", "run_probe", "sample_dim"]
 
 Loss = Callable[[Any], Tensor]
+
+
+class OutputChanged(ProbeError):
+    """A further pass returned something that cannot be compared with what the first one returned."""
 
 
 @dataclass
@@ -49,6 +54,7 @@ class Probed:
         model: the module that ran: the model, what it wraps, or a copy of a lazy one.
         batch: number of samples.
         uses: how each parameter is used, by name.
+        holds_graph: whether a backward pass runs through a graph that is not of this pass, and must leave it to its owner.
     """
 
     trace: Trace
@@ -63,6 +69,7 @@ class Probed:
     model: nn.Module
     batch: int | None = None
     uses: Mapping[str, Use] = field(default_factory=dict)
+    holds_graph: bool = False
 
 
 def run_probe(
@@ -119,6 +126,8 @@ def run_probe(
             kept, heads = _heads(raw)
             if not heads:
                 raise ProbeError(_nothing_to_pull(subject, raw))
+            # Before the backward pass, in which a function may free what it returned.
+            outputs = [h.detach().clone() for h in heads]
             loss_value = _loss_of(loss, raw)
             graph = Graph(heads if loss_value is None else [*heads, loss_value], watch.made)
             seen = read_graph(subject, watch, graph)
@@ -129,10 +138,11 @@ def run_probe(
             scale = float(max(h.numel() for h in heads)) if half else 1.0
             trainable = named_trainable(subject)
             try:
-                gradients, cotangents = _backward(heads, loss_value, trainable, call.batch, seed, scale, graph)
+                gradients, cotangents = _backward(
+                    heads, loss_value, trainable, call.batch, seed, scale, graph, keep=guard.holds_graph
+                )
             except Exception as error:
                 raise _failed("backward", subject, watch, error) from error
-            outputs = [h.detach().clone() for h in heads]
         seconds["backward"] = time.perf_counter() - started
         started = time.perf_counter()
         doing("reading")
@@ -145,12 +155,27 @@ def run_probe(
 
     def select(output: Any) -> list[Tensor]:
         every = float_outputs(output)
+        if len(every) <= kept[-1] or any(every[i].dim() != o.dim() for i, o in zip(kept, outputs, strict=True)):
+            raise OutputChanged(f"{type(subject).__name__} returns tensors of other shapes when its weights change a little")
         return [every[i] for i in kept]
 
+    differentiates = False  # whether the forward pass takes gradients itself, and needs a graph for it
+
     def rerun_raw(args: tuple[Any, ...] | None = None, kwargs: dict[str, Any] | None = None) -> Any:
+        nonlocal differentiates
         guard.rewind()
         try:
-            return run(args, kwargs)
+            if not differentiates and not torch.is_grad_enabled():
+                try:
+                    return run(args, kwargs)
+                except RuntimeError:
+                    guard.rewind()
+                    with torch.enable_grad():
+                        output = run(args, kwargs)
+                    differentiates = True
+                    return output
+            with torch.enable_grad() if differentiates else contextlib.nullcontext():
+                return run(args, kwargs)
         except Exception as error:
             message = str(error).strip().split("\n")[0]
             raise ProbeError(
@@ -168,6 +193,7 @@ def run_probe(
         seconds=seconds,
     )
     return Probed(
+        holds_graph=guard.holds_graph,
         trace=trace,
         outputs=outputs,
         primary=primary,
@@ -217,7 +243,7 @@ def float_outputs(output: Any) -> list[Tensor]:
     seen: set[int] = set()
     found: list[Tensor] = []
     for tensor in tensors(output):
-        if id(tensor) in seen or tensor.numel() == 0:
+        if id(tensor) in seen or tensor.numel() == 0 or not holds_values(tensor):
             continue
         seen.add(id(tensor))
         if tensor.is_complex():
@@ -348,13 +374,16 @@ def _backward(
     seed: int,
     scale: float,
     graph: Graph,
+    *,
+    keep: bool,
 ) -> tuple[dict[str, Tensor | None], list[Tensor]]:
     leaves: list[Tensor] = list(trainable.values())
     cotangents: list[Tensor] = []
     if loss is None:
         generator = torch.Generator().manual_seed(own_seed(seed))
         cotangents = [_cotangent(h, batch, generator, scale) for h in heads]
-        roots, signals = heads, cotangents
+        # Copies: a function of the user's may write to the gradient that it is given, or free it.
+        roots, signals = heads, [c.clone() for c in cotangents]
     else:
         roots, signals = [loss], [torch.full_like(loss, scale)]
     if loss is not None:
@@ -363,12 +392,12 @@ def _backward(
         # A reentrant checkpoint runs a backward of its own and refuses autograd.grad; the guard has set .grad aside.
         for head in heads if loss is not None else ():
             head.retain_grad()
-        torch.autograd.backward(roots, signals)
+        torch.autograd.backward(roots, signals, retain_graph=keep)
         every = [leaf.grad for leaf in leaves]
         for leaf in leaves:
             leaf.grad = None
     else:
-        every = list(torch.autograd.grad(roots, leaves, signals, allow_unused=True))
+        every = list(torch.autograd.grad(roots, leaves, signals, allow_unused=True, retain_graph=keep))
     if loss is not None:
         cotangents = [
             torch.zeros_like(h) if g is None else g for h, g in zip(heads, every[len(trainable) :], strict=True)

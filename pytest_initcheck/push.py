@@ -32,6 +32,8 @@ class Push:
         batch: number of samples; ``None`` where there is no sample dimension.
         inputs: tensors of the call, for targets that are functions of them.
         seed: seed of targets and disturbances.
+        holds_graph: whether backward passes must not free the graph, parts of which belong to somebody else.
+        unseen: filled by the response test: what could not be asked, one sentence each.
         wakes: filled by the response test: for each parameter whose gradient was exactly zero, whether steps bring one.
     """
 
@@ -46,6 +48,8 @@ class Push:
     batch: int | None
     inputs: Sequence[Tensor]
     seed: int = 0
+    holds_graph: bool = False
+    unseen: list[str] = field(default_factory=list)
     wakes: dict[str, bool] = field(default_factory=dict)
 
 
@@ -65,6 +69,7 @@ def push_of(probed: Probed, guard: Guard, *, seed: int = 0) -> Push:
         batch=probed.batch,
         inputs=probed.call.tensors,
         seed=seed,
+        holds_graph=probed.holds_graph,
     )
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from .push import Push
-from .response import rms
+from .response import common, rms
 
 #: What hands out its members by position or by a computed name.
 _CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.Sequential, nn.ParameterList, nn.ParameterDict)
@@ -85,8 +85,10 @@ def _fed_from_inside(push: Push, names: list[str]) -> list[str]:
         return []
     with torch.enable_grad():
         outputs = push.forward()
-        pairs = [(o, c.to(o.dtype)) for o, c in zip(outputs, push.cotangents, strict=True) if o.requires_grad]
-        torch.autograd.backward([o for o, _ in pairs], [c for _, c in pairs])
+        pairs = [common(o, c.to(o.dtype)) for o, c in zip(outputs, push.cotangents, strict=True) if o.requires_grad]
+        torch.autograd.backward(
+            [o for o, _ in pairs], [c.clone() for _, c in pairs], retain_graph=push.holds_graph
+        )
     fed = [n for n in names if push.parameters[n].grad is not None]
     for parameter in push.parameters.values():
         parameter.grad = None

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 DIFFERENCE = 1e-3
 
 
-def carried(model: nn.Module, *, seed: int = 0) -> dict[str, float]:
+def carried(model: nn.Module, *, seed: int = 0) -> tuple[dict[str, float], list[str]]:
     """Return, for every ``nn.RNN``, ``nn.LSTM``, ``nn.GRU`` and cell in ``model``, what is left of a change of its state.
 
     Args:
@@ -19,13 +19,19 @@ def carried(model: nn.Module, *, seed: int = 0) -> dict[str, float]:
         seed: seed of the input and the states.
 
     Returns:
-        Dotted path -> norm of the change of the next state over norm of the change of the state; the smallest of the layers.
+        Dotted path -> norm of the change of the next state over norm of the change of the state, the smallest of the layers;
+        and one sentence for each module that could not be asked (a class of the user's with another signature).
     """
     found: dict[str, float] = {}
+    unseen: list[str] = []
     for name, module in model.named_modules():
         if isinstance(module, nn.RNNBase | nn.RNNCellBase):
-            found[name] = _left(module, seed)
-    return found
+            try:
+                found[name] = _left(module, seed)
+            except Exception as error:
+                told = f"{type(error).__name__}: {error}".strip().split("\n")[0]
+                unseen.append(f"{name or type(module).__name__}: whether it carries its state was not judged ({told})")
+    return found, unseen
 
 
 def _left(module: Any, seed: int) -> float:

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from . import statistics, thresholds
 from .modules import sample_dim
-from .probe import centred
+from .probe import OutputChanged, centred
+from .memory import storage_key
 from .push import Push
 from .records import Response
 
@@ -54,8 +55,11 @@ def ask(push: Push, *, suspicious: bool = False, oversized: bool = True) -> Resp
     movement, predicted, alignment, later = _steps(push, start, unit, deaf=deaf)
     if start.ndim > 0 and not _calm(size, varying, movement, None if not suspicious else alignment, unit):
         ids = token_ids(push, start)
-        token_fit = ids is not None
-        residual, fit_steps = _fit(push, start, unit, ids)
+        try:
+            residual, fit_steps = _fit(push, start, unit, ids)
+            token_fit = ids is not None
+        except OutputChanged as error:
+            push.unseen = [*push.unseen, f"{error}: whether it can be fitted was not judged"]
     push.restore()
     return Response(
         movement=tuple(m / unit for m in movement),
@@ -139,17 +143,33 @@ def _calmed(push: Push, sensitivity: float) -> float:
 
 
 def _grad(push: Push, outputs: list[Tensor]) -> list[Tensor | None]:
-    pairs = [(o, c) for o, c in zip(outputs, push.cotangents, strict=True) if o.requires_grad]
+    pairs = [common(o, c.to(o.dtype)) for o, c in zip(outputs, push.cotangents, strict=True) if o.requires_grad]
     if not pairs:
         return [None] * len(push.parameters)
     return list(
         torch.autograd.grad(
             [o for o, _ in pairs],
             list(push.parameters.values()),
-            [c.to(o.dtype) for o, c in pairs],
+            [c.clone() for _, c in pairs],  # a function of the user's may write to what it is given
             allow_unused=True,
+            retain_graph=push.holds_graph,
         )
     )
+
+
+def common(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the part of two tensors that both have: sizes may depend on weights or on randomness (durations, key points).
+
+    Raises:
+        OutputChanged: they have nothing in common.
+    """
+    if one.shape == other.shape:
+        return one, other
+    sizes = [min(a, b) for a, b in zip(one.shape, other.shape, strict=False)]
+    if one.dim() != other.dim() or 0 in sizes:
+        raise OutputChanged(f"an output of shape {list(one.shape)} cannot be compared with one of {list(other.shape)}")
+    part = tuple(slice(size) for size in sizes)
+    return one[part], other[part]
 
 
 def _silent(named: Iterable[tuple[str, Tensor | None]]) -> set[str]:
@@ -171,7 +191,8 @@ def _step(push: Push, gradients: Sequence[Tensor | None]) -> float:
     present = [(p.data, g) for p, g in zip(push.parameters.values(), gradients, strict=True) if g is not None]
     if not present:
         return 0.0
-    slopes = [g for _, g in present]
+    slopes = _writable([g for _, g in present])
+    present = [(p, g) for (p, _), g in zip(present, slopes, strict=True)]
     with torch.no_grad():
         norms = [float(n) for n in torch._foreach_norm(slopes, 1)]
         for (parameter, slope), norm in zip(present, norms, strict=True):
@@ -179,6 +200,21 @@ def _step(push: Push, gradients: Sequence[Tensor | None]) -> float:
             step = slope.sgn_() if loud else slope.div_(slope.abs().add_(EPSILON))
             parameter.add_(step.to(parameter.dtype), alpha=thresholds.STEP)
     return sum(norms)
+
+
+def _writable(gradients: list[Tensor]) -> list[Tensor]:
+    """The gradients, those copied that share memory: ``a + b`` has one gradient for both, ``p.sum()`` one number for all."""
+    seen: set[int | None] = {None}
+    found: list[Tensor] = []
+    for gradient in gradients:
+        key = storage_key(gradient)
+        found.append(gradient.clone(memory_format=torch.contiguous_format) if key in seen or _expanded(gradient) else gradient)
+        seen.add(key)
+    return found
+
+
+def _expanded(tensor: Tensor) -> bool:
+    return any(stride == 0 and size > 1 for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
 
 
 def _steps(
@@ -201,10 +237,17 @@ def _steps(
         gradients = []
         more = look + 1 < thresholds.LOOKS
         outputs = _forward(push, graph=more and bool(silent))
-        change = centred(outputs[push.primary].detach(), push.batch) - origin
+        now = outputs[push.primary].detach()
+        if now.shape == start.shape:
+            change = centred(now, push.batch) - origin
+        else:
+            now, was = common(now, start)
+            change = centred(now, push.batch) - centred(was, push.batch)
+            told = f"the size of the output depends on the weights ({list(start.shape)}): how it moves was judged on what is common"
+            push.unseen = [*push.unseen, told] if told not in push.unseen else push.unseen
         movement.append(rms(change))
         if look == 0:
-            predicted, alignment = thresholds.STEP * total, _correlation(change, direction)
+            predicted, alignment = thresholds.STEP * total, _correlation(*common(change, direction))
         quiet = movement[-1] < thresholds.SILENT * unit
         if not more or not math.isfinite(movement[-1]) or not (silent or quiet or deaf):
             break
@@ -321,6 +364,8 @@ def _fit(push: Push, start: Tensor, unit: float, ids: Tensor | None) -> tuple[fl
         adam = _Adam([p.data for p in parameters], rate)
         for step in range(thresholds.FIT_STEPS + 1):
             output = _forward(push, graph=True)[push.primary].float()
+            if output.shape != start.shape:
+                raise OutputChanged("the size of the output depends on the weights, so no target fits it")
             left, loss = score(output)
             if not math.isfinite(left):
                 break
@@ -328,7 +373,7 @@ def _fit(push: Push, start: Tensor, unit: float, ids: Tensor | None) -> tuple[fl
             if best < enough or step == thresholds.FIT_STEPS or not output.requires_grad:
                 taken = step
                 break
-            adam.step(torch.autograd.grad(loss, parameters, allow_unused=True))
+            adam.step(torch.autograd.grad(loss, parameters, allow_unused=True, retain_graph=push.holds_graph))
         if best < enough:
             break
     push.restore()

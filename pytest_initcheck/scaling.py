@@ -12,7 +12,7 @@ import torch
 from tabulate import tabulate
 from torch import Tensor, nn
 
-from .build import seeded
+from .randomness import seeded
 from .errors import ProbeError, SettingsError, UnstableScaling
 from .inputs import Call, resolve_inputs
 from .modules import layer_modules, measurable, tensors

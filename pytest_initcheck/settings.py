@@ -29,6 +29,7 @@ class Setting:
         metavar: placeholder in ``--help``.
         repeat: the option may be given several times (ini: one a line).
         choices: allowed words, where the set is closed.
+        reported: whether reports and the line that repeats them name it: not where it changes nothing that is found.
     """
 
     name: str
@@ -38,6 +39,12 @@ class Setting:
     metavar: str
     repeat: bool = False
     choices: tuple[str, ...] = ()
+    reported: bool = True
+
+    @property
+    def switch(self) -> bool:
+        """Whether the option takes no value: naming it turns it on."""
+        return isinstance(self.default, bool)
 
 
 def _fail(name: str, expected: str, got: object) -> SettingsError:
@@ -64,6 +71,15 @@ def _word(choices: tuple[str, ...]) -> Callable[[str, Any], str]:
         return str(value)
 
     return parse
+
+
+def _switch(name: str, value: Any) -> bool:
+    words = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+    if isinstance(value, bool):
+        return value
+    if not isinstance(value, str) or value.lower() not in words:
+        raise _fail(name, "true or false", value)
+    return words[value.lower()]
 
 
 def _text(_name: str, value: Any) -> str | None:
@@ -177,6 +193,14 @@ SETTINGS: tuple[Setting, ...] = (
         choices=("error", "warning", "never"),
     ),
     Setting("deferred", None, _text, "also build on the meta device and run this init function of the model", "METHOD"),
+    Setting(
+        "debug",
+        False,
+        _switch,
+        "show the traceback of what kept a model from being checked, instead of one sentence",
+        "BOOL",
+        reported=False,
+    ),
 )
 
 BY_NAME: Mapping[str, Setting] = {s.name: s for s in SETTINGS}
@@ -198,7 +222,8 @@ class Settings:
     frozen: tuple[str, ...] = ()
     fail_on: str = "error"
     deferred: str | None = None
-    #: Settings that somebody gave, by name, as given: what the reproduction line shows.
+    debug: bool = False
+    #: Settings that somebody gave and that bear on the report, by name: what the reproduction line shows.
     given: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     @classmethod
@@ -223,7 +248,8 @@ class Settings:
                     given[name] = layer[name]
                     break
         parsed = {name: BY_NAME[name].parse(prefix + name, value) for name, value in given.items()}
-        return cls(**parsed, given={n: v for n, v in parsed.items() if v != getattr(_DEFAULTS, n)})
+        told = {n: v for n, v in parsed.items() if BY_NAME[n].reported and v != getattr(_DEFAULTS, n)}
+        return cls(**parsed, given=told)
 
 
 _DEFAULTS = Settings()

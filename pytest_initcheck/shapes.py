@@ -1,26 +1,25 @@
-"""Shape strings and made-up tensors: "2x3x32x32", "8x64:int64"."""
+"""Shape strings: "2x3x32x32", "8x64:int64". Read without torch, so that a bad one is found before any model is built."""
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor, nn
-
 from .errors import SettingsError
 
-# dtypes that a shape string may name
-_DTYPES: Mapping[str, torch.dtype] = {
-    **{n: getattr(torch, n) for n in ("float16", "bfloat16", "float32", "float64", "complex64", "complex128")},
-    **{n: getattr(torch, n) for n in ("uint8", "int8", "int16", "int32", "int64", "bool")},
-    "half": torch.float16,
-    "float": torch.float32,
-    "double": torch.float64,
-    "int": torch.int32,
-    "long": torch.int64,
+_FLOATS = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8, "complex64": 8, "complex128": 16}
+_INTEGERS = {"uint8": 1, "int8": 1, "int16": 2, "int32": 4, "int64": 8}
+_BYTES = {**_FLOATS, **_INTEGERS, "bool": 1}
+_ALSO = {"half": "float16", "float": "float32", "double": "float64", "int": "int32", "long": "int64"}
+#: dtypes that a shape string may name -> (what torch calls it, bytes of one element).
+DTYPES: Mapping[str, tuple[str, int]] = {
+    **{name: (name, size) for name, size in _BYTES.items()},
+    **{name: (known, _BYTES[known]) for name, known in _ALSO.items()},
 }
+#: Bytes that a tensor can have at most, wherever it is.
+_LARGEST = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +38,11 @@ class Shape:
     dtype: str | None = None
     bound: int | None = None
 
+    @property
+    def bytes(self) -> int:
+        """Bytes of memory that the input takes."""
+        return math.prod(self.sizes) * DTYPES[self.dtype or "float32"][1]
+
 
 def parse_shapes(text: str) -> tuple[Shape, ...]:
     """Return the parts of a shape string such as ``"2x3x32x32; mask=2x32:bool; 8x64:int64:1000"``.
@@ -51,8 +55,9 @@ def parse_shapes(text: str) -> tuple[Shape, ...]:
         if not (part := part.strip()):
             continue
         match = re.fullmatch(
-            r"(?:(?P<name>[A-Za-z_]\w*)\s*=\s*)?(?P<sizes>\d+(?:\s*[xX,]\s*\d+)*)"
-            r"(?:\s*:\s*(?:torch\.)?(?P<dtype>[A-Za-z]\w*))?(?:\s*:\s*(?P<bound>\d+))?",
+            # No size and no bound of more digits than Python reads as a number at once.
+            r"(?:(?P<name>[A-Za-z_]\w*)\s*=\s*)?(?P<sizes>-?\d{1,999}(?:\s*[xX,]\s*-?\d{1,999})*)"
+            r"(?:\s*:\s*(?:torch\.)?(?P<dtype>[A-Za-z]\w*))?(?:\s*:\s*(?P<bound>\d{1,999}))?",
             part,
         )
         if match is None:
@@ -61,16 +66,19 @@ def parse_shapes(text: str) -> tuple[Shape, ...]:
                 'for instance "2x3x32x32", "8x64:int64" or "mask=2x32:bool"'
             )
         dtype, bound = match["dtype"], match["bound"]
-        if dtype is not None and dtype not in _DTYPES:
-            raise SettingsError(f"input {part!r} has the unknown dtype {dtype!r} (known: {', '.join(_DTYPES)})")
-        if bound is not None and (dtype is None or not _is_integer(_DTYPES[dtype]) or int(bound) < 1):
+        if dtype is not None and dtype not in DTYPES:
+            raise SettingsError(f"input {part!r} has the unknown dtype {dtype!r} (known: {', '.join(DTYPES)})")
+        if bound is not None and (dtype is None or not is_integer(dtype) or int(bound) < 1):
             raise SettingsError(
                 f"input {part!r}: an upper bound of at least 1 goes with an integer dtype, as in 8x64:int64:100"
             )
         sizes = tuple(int(s) for s in re.split(r"\s*[xX,]\s*", match["sizes"]))
-        if 0 in sizes:
-            raise SettingsError(f"input {part!r} has a dimension of size 0; every size must be at least 1")
-        shapes.append(Shape(match["name"], sizes, dtype, None if bound is None else int(bound)))
+        if min(sizes) < 1:
+            raise SettingsError(f"input {part!r} has a dimension of size {min(sizes)}; every size must be at least 1")
+        shape = Shape(match["name"], sizes, dtype, None if bound is None else int(bound))
+        if shape.bytes > _LARGEST:
+            raise SettingsError(f"input {part!r} asks for {in_bytes(shape.bytes)}, more than any tensor can have")
+        shapes.append(shape)
     if not shapes:
         raise SettingsError(f'the shape string {text!r} names no input; write for instance "2x3x32x32" or "8x64:int64"')
     names = [s.name for s in shapes if s.name is not None]
@@ -79,28 +87,16 @@ def parse_shapes(text: str) -> tuple[Shape, ...]:
     return tuple(shapes)
 
 
-def vocabulary(model: nn.Module) -> int:
-    """Return how many different ids every embedding of the model understands, 2 where it has none."""
-    sizes = [m.num_embeddings for m in model.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag)]
-    config = getattr(model, "config", None)
-    for holder in (config, getattr(config, "text_config", None)):
-        if isinstance(size := getattr(holder, "vocab_size", None), int) and size > 0:
-            # Other tables (positions, token types) are indexed by ids of their own.
-            return min([size, *(s for s in sizes if s >= size)])
-    return min(sizes, default=2)
+def is_integer(dtype: str) -> bool:
+    """Whether a dtype of a shape string holds whole numbers (``bool`` holds none)."""
+    return DTYPES[dtype][0] in _INTEGERS
 
 
-def draw(shape: Shape, model: nn.Module, generator: torch.Generator) -> Tensor:
-    """Return one made-up input: N(0, 1), integers from 0 to the bound or vocabulary, or coin flips."""
-    dtype = _DTYPES[shape.dtype or "float32"]
-    if dtype is torch.bool:
-        return torch.rand(shape.sizes, generator=generator, device="cpu") < 0.5
-    if _is_integer(dtype):
-        limit = min(shape.bound or vocabulary(model), torch.iinfo(dtype).max)
-        return torch.randint(limit, shape.sizes, generator=generator, device="cpu").to(dtype)
-    wide = dtype if dtype.is_complex else torch.float32
-    return torch.randn(shape.sizes, generator=generator, dtype=wide, device="cpu").to(dtype)
-
-
-def _is_integer(dtype: torch.dtype) -> bool:
-    return not dtype.is_floating_point and not dtype.is_complex and dtype is not torch.bool
+def in_bytes(count: int) -> str:
+    """``32,000,000,000,000 bytes (32 TB)``; far above that, a power of ten."""
+    if count >= 10**24:
+        return f"about 10^{len(str(count)) - 1} bytes"
+    for power, unit in ((12, "TB"), (9, "GB"), (6, "MB")):
+        if count >= 10**power:
+            return f"{count:,} bytes ({count / 10**power:,.3g} {unit})"
+    return f"{count:,} bytes"

@@ -31,7 +31,6 @@ from .errors import InitcheckError, ProbeError
 from .records import Report
 from .render import summary_line
 from .state import has_lazy
-from .surroundings import surroundings_kept
 from .unsuited import call_reason, input_reason, model_reason
 
 #: Probes one model: module, inputs, name, mode (``None``: as configured).
@@ -233,7 +232,7 @@ class Listener:
         return None
 
     def _probed(self, module: nn.Module, inputs: Any, name: str) -> Report:
-        with _unnoticed(), surroundings_kept(module):
+        with _unnoticed():
             try:
                 return self._probe(module, inputs, name, None)
             except ProbeError:

@@ -16,9 +16,9 @@ PACKAGE = Path(pytest_initcheck.__file__).parent
 #: Top-level module or sub-package -> floor. Imports at the top of a module go to its own floor or below.
 FLOORS = {
     "errors": 0, "records": 0, "settings": 0, "phases": 0, "thresholds": 0, "named": 1,
-    "statistics": 1, "drift": 1, "baseline_file": 1,
+    "statistics": 1, "drift": 1, "baseline_file": 1, "shapes": 1,
     "state": 2, "graph": 2, "weights": 2, "modules": 2,
-    "shapes": 3, "infer": 3, "inputs": 3, "layers": 3, "tracing": 3, "probe": 3, "targets": 3,
+    "drawing": 3, "infer": 3, "inputs": 3, "layers": 3, "tracing": 3, "probe": 3, "targets": 3,
     "push": 4, "reach": 4, "response": 4, "localise": 4, "recurrence": 4, "branches": 4, "wiring": 4, "rules": 4,
     "build": 5, "gains": 5, "schemes": 5, "distributions": 5, "origins": 5, "plan": 5, "auto": 5, "choices": 5, "calibrate": 5, "mend": 5,
     "expect": 5, "check": 6, "apply": 6, "initialized": 6, "scaling": 6,
@@ -30,7 +30,7 @@ FLOORS = {
 
 #: Importing these does not import torch: the controller of xdist, --help and the renderers do without it.
 WITHOUT_TORCH = (
-    "errors", "records", "settings", "thresholds", "rules", "render",
+    "errors", "records", "settings", "thresholds", "shapes", "targets", "rules", "render",
     "options", "hookspecs", "plugin", "items", "progress", "baselines", "cli",
 )  # fmt: skip
 

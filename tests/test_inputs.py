@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from pytest_initcheck import ProbeError, SettingsError
+from pytest_initcheck.drawing import vocabulary
 from pytest_initcheck.inputs import resolve_inputs
-from pytest_initcheck.shapes import Shape, parse_shapes, vocabulary
+from pytest_initcheck.shapes import DTYPES, Shape, parse_shapes
 
 LINEAR = nn.Linear(4, 2)
 
@@ -40,6 +41,13 @@ class TestShapes:
             ("2x3:float32:7", "upper bound"),
             ("2x3:int64:0", "upper bound"),
             ("0x3", "size 0"),
+            ("2x-3", "size -3"),
+            (
+                "99999999999999999999x8",
+                r"asks for 3,199,999,999,999,999,999,968 bytes .*, more than any tensor can have",
+            ),
+            ("9" * 900, r"asks for about 10\^900 bytes, more than any tensor can have"),
+            ("9" * 5000, "is not a shape"),
             ("a=2;a=3", "one keyword twice"),
         ],
     )
@@ -47,6 +55,33 @@ class TestShapes:
         with pytest.raises(SettingsError, match=says) as caught:
             parse_shapes(text)
         assert "\n" not in str(caught.value)
+
+    def test_dtypes_are_torch_s(self) -> None:
+        for name, (known, size) in DTYPES.items():
+            assert getattr(torch, name) is getattr(torch, known)
+            assert torch.empty(0, dtype=getattr(torch, known)).element_size() == size
+
+    @pytest.mark.parametrize("text", ["1000000000000x8", "2x4; y=1000000000000x8:int64"])
+    def test_what_does_not_fit_is_one_sentence_that_says_how_much(self, text: str) -> None:
+        with pytest.raises(
+            ProbeError, match=r"1000000000000x8.* ask(s)? for [\d,]+ bytes \(.* TB\), this machine has"
+        ) as caught:
+            resolve_inputs(LINEAR, text)
+        assert "\n" not in str(caught.value)
+
+    @pytest.mark.parametrize("error", [RuntimeError("can't allocate\nmemory"), MemoryError()])
+    def test_what_the_allocator_refuses_is_one_sentence(
+        self, error: Exception, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refuses(*_: object, **__: object) -> Tensor:
+            raise error
+
+        monkeypatch.setattr(torch, "randn", refuses)
+        with pytest.raises(
+            ProbeError, match=r"^the input 2x4 asks for 32 bytes, which could not be allocated: give"
+        ) as caught:
+            resolve_inputs(LINEAR, "2x4")
+        assert caught.value.__cause__ is error
 
     @given(st.text(max_size=20))
     @settings(deadline=None)
@@ -123,6 +158,29 @@ class TestForms:
     def test_a_callable_that_raises(self) -> None:
         with pytest.raises(ProbeError, match="inputs callable raised ZeroDivisionError"):
             resolve_inputs(LINEAR, lambda: 1 / 0)
+
+    def test_a_callable_that_runs_out_of_memory(self) -> None:
+        def inputs() -> Tensor:
+            raise MemoryError
+
+        with pytest.raises(ProbeError, match=r"inputs callable raised MemoryError$"):
+            resolve_inputs(LINEAR, inputs)
+
+    def test_what_cannot_be_moved(self) -> None:
+        class Graphs:
+            def to(self, device: torch.device) -> Graphs:
+                raise RuntimeError("no graph moves\nlike this")
+
+        class Unmovable(Tensor):
+            def to(self, *_: Any, **__: Any) -> Tensor:
+                raise RuntimeError("stays here")
+
+        with pytest.raises(
+            ProbeError, match=r"Graphs cannot be moved to cpu: its method to raised RuntimeError: no graph moves$"
+        ):
+            resolve_inputs(LINEAR, (torch.ones(2, 4), [Graphs()]))
+        with pytest.raises(ProbeError, match=r"moved to cpu as torch\.float32: it raised RuntimeError: stays here"):
+            resolve_inputs(LINEAR, torch.ones(2, 4).as_subclass(Unmovable))
 
 
 class Lightning(nn.Module):

@@ -31,6 +31,9 @@ from pytest_initcheck.settings import BY_NAME, SETTINGS, Settings, bound_for, ma
         ("activation_std", ["head=0:1", "0:2"], (("head", 0.0, 1.0), ("*", 0.0, 2.0))),
         ("activation_std", (("head", 0.0, 1.0),), (("head", 0.0, 1.0),)),
         ("activation_std", [], ()),
+        ("debug", True, True),
+        ("debug", "Yes", True),
+        ("debug", "off", False),
         ("activation_std", (0, math.inf), (("*", 0.0, math.inf),)),
     ],
 )
@@ -46,6 +49,7 @@ def test_parse(name: str, value: object, parsed: object):
         ("mode", "both"), ("mode", 3),
         ("fail_on", "ERROR"),
         ("ignore", 3), ("ignore", [3]),
+        ("debug", 1), ("debug", "perhaps"),
         ("activation_std", 3), ("activation_std", (1,)), ("activation_std", (2, 1)), ("activation_std", (-1, 1)),
         ("activation_std", (math.nan, 1)), ("activation_std", "1"), ("activation_std", "a:b"), ("activation_std", "1:2:3"),
         ("activation_std", {"x": 3}), ("gradient_std", ["0:1", (0, 1)]),
@@ -75,6 +79,14 @@ def test_first_layer_wins_and_none_is_not_given():
 
 def test_given_leaves_out_what_equals_the_default():
     assert Settings.of({"seed": 0, "mode": "train", "ignore": []}).given == {}
+
+
+def test_given_leaves_out_what_changes_no_report():
+    asked = Settings.of({"debug": True})
+
+    assert asked.debug
+    assert asked.given == {}
+    assert "debug" not in command_line("m:N", None, asked)
 
 
 def test_defaults_of_table_and_record_agree():

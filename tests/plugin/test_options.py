@@ -24,6 +24,7 @@ VALUES = {
     "frozen": ("encoder.*", ("encoder.*",), "a b", ("a", "b")),
     "fail_on": ("warning", "warning", "never", "never"),
     "deferred": ("init_weights", "init_weights", "reset", "reset"),
+    "debug": ("true", True, "false", False),
 }
 
 
@@ -46,7 +47,9 @@ def test_options(pytester: pytest.Pytester, with_ini: bool):
     if with_ini:
         write_ini(pytester, 2)
 
-    found = resolved(pytester, *(f"{flag(s, 'initcheck-')}={VALUES[s.name][0]}" for s in SETTINGS))
+    words = [flag(s, "initcheck-") if s.switch else f"{flag(s, 'initcheck-')}={VALUES[s.name][0]}" for s in SETTINGS]
+
+    found = resolved(pytester, *words)
 
     assert {s.name: getattr(found, s.name) for s in SETTINGS} == {name: values[1] for name, values in VALUES.items()}
 
@@ -94,6 +97,7 @@ def test_defaults(pytester: pytest.Pytester):
         ([], "initcheck_seed = abc", "initcheck_seed must be a whole number (*'abc'*)"),
         ([], "initcheck_seed = -1", "initcheck_seed must be a whole number of at least 0 (got -1)"),
         ([], "initcheck_mode = both", "initcheck_mode must be one of train, eval, as-is (got 'both')"),
+        ([], "initcheck_debug = perhaps", "initcheck_debug must be true or false (*'perhaps'*)"),
         ([], "initcheck = perhaps", "initcheck must be true or false (*'perhaps'*)"),
         ([], "verbosity_initcheck = loud", "verbosity_initcheck must be a whole number or auto (got 'loud')"),
         (["--initcheck"], "initcheck_models = resnet", "initcheck_models: 'resnet' names no model: write pkg.mod:Factory, *"),

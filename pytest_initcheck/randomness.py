@@ -1,0 +1,79 @@
+"""Generators of random numbers: torch's on every device, numpy's, Python's, and those that a model holds."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seed torch's, Python's and (if imported) numpy's generators, and put them back afterwards."""
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
+    python = random.getstate()
+    numpy = sys.modules.get("numpy")
+    state = numpy.random.get_state() if numpy is not None else None
+    with torch.random.fork_rng(devices=devices):
+        try:
+            torch.manual_seed(seed)
+            random.seed(seed)
+            if numpy is not None:
+                numpy.random.seed(seed % 2**32)
+            yield
+        finally:
+            random.setstate(python)
+            if numpy is not None:
+                numpy.random.set_state(state)
+
+
+def is_generator(value: Any) -> bool:
+    """Whether ``value`` is a generator of random numbers."""
+    numpy = sys.modules.get("numpy")
+    kinds = (torch.Generator, random.Random)
+    if numpy is not None:
+        kinds = (*kinds, numpy.random.RandomState, numpy.random.Generator)
+    return isinstance(value, kinds)
+
+
+def generator_kept(value: Any) -> Callable[[], Any] | None:
+    """Return what sets a generator that the model holds back to where it is now, ``None`` if it is none."""
+    if not is_generator(value):
+        return None
+    if isinstance(value, torch.Generator):
+        state = value.get_state()
+        return lambda: value.set_state(state)
+    if isinstance(value, random.Random):
+        python = value.getstate()
+        return lambda: value.setstate(python)
+    if hasattr(value, "bit_generator"):
+        bits = value.bit_generator.state
+        return lambda: setattr(value.bit_generator, "state", bits)
+    legacy = value.get_state()
+    return lambda: value.set_state(legacy)
+
+
+def global_generators(devices: Iterable[torch.device]) -> list[Callable[[], Any]]:
+    """What sets back torch's generator on each device, numpy's and Python's."""
+    cpu, python = torch.get_rng_state(), random.getstate()
+    undo: list[Callable[[], Any]] = [lambda: torch.set_rng_state(cpu), lambda: random.setstate(python)]
+    for device in devices:
+        backend = getattr(torch, device.type, None)
+        if device.type not in ("cpu", "meta") and hasattr(backend, "get_rng_state"):
+            undo.append(_accelerator_generator(backend, device))
+    if (numpy := sys.modules.get("numpy")) is not None:
+        state = numpy.random.get_state()
+        undo.append(lambda: numpy.random.set_state(state))
+    return undo
+
+
+def _accelerator_generator(backend: Any, device: torch.device) -> Callable[[], Any]:
+    if device.type == "mps":
+        state = backend.get_rng_state()
+        return lambda: backend.set_rng_state(state)
+    state = backend.get_rng_state(device)
+    return lambda: backend.set_rng_state(state, device)
