@@ -66,8 +66,8 @@ class Auto:
         choose = {
             "weight": self._recurrent if value.recurrent else self._weight,
             "bias": self._bias,
-            "norm-scale": lambda p: (ONES, "scale of a norm: one"),
-            "norm-shift": lambda p: (ZEROS, "shift of a norm: zero"),
+            "norm-scale": lambda _: (ONES, "scale of a norm: one"),
+            "norm-shift": lambda _: (ZEROS, "shift of a norm: zero"),
             "embedding": self._embedding,
         }.get(place.role, self._other)
         return choose(place)

@@ -9,15 +9,12 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from . import thresholds
 from .errors import InitcheckError, ProbeError
 from .randomness import seeded
 from .statistics import measure, settle
 
 Factory = Callable[[], nn.Module]
-
-#: Standard errors by which eager and deferred statistics may differ: 1 in 10^9 for a normal distribution, wide enough for
-#: the heavier tails of products and for the thousands of parameters of one model.
-STANDARD_ERRORS = 6.5
 
 
 def build(factory: Factory, seed: int) -> tuple[nn.Module, dict[str, str]]:
@@ -98,8 +95,8 @@ def _differences(eager: nn.Module, deferred: nn.Module, *, skip: set[str]) -> di
             continue
         scale = max(a.std, b.std)
         # var(s^2) is (kurtosis - 1) / n of s^4; 6 covers what initializations draw from.
-        off_mean = abs(a.mean - b.mean) > STANDARD_ERRORS * scale * math.sqrt(2 / n) + 1e-12
-        off_std = abs(a.std - b.std) > STANDARD_ERRORS * scale * math.sqrt(2 * 5 / (4 * n)) + 1e-12
+        off_mean = abs(a.mean - b.mean) > thresholds.STANDARD_ERRORS * scale * math.sqrt(2 / n) + 1e-12
+        off_std = abs(a.std - b.std) > thresholds.STANDARD_ERRORS * scale * math.sqrt(2 * 5 / (4 * n)) + 1e-12
         if off_mean or off_std:
             found[f"{name} (deferred)"] = (
                 f"mean {b.mean:.3g}, std {b.std:.3g} after deferred construction, mean {a.mean:.3g}, std {a.std:.3g} after eager"

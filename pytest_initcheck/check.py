@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import rules
+from . import rules, thresholds
 from .apply import apply_init
 from .build import build, build_deferred
 from .errors import InitcheckError, ProbeError, SettingsError, UnhealthyInit
@@ -24,7 +24,7 @@ from .phases import doing, done_last, told_to
 from .probe import histograms, run_probe, sample_dim
 from .push import push_of
 from .reach import unreached_reasons
-from .records import Finding, Report, Trace
+from .records import Finding, Report, Seeds, Trace
 from .recurrence import carried
 from .response import ask
 from .settings import Settings, matches
@@ -212,10 +212,9 @@ def _measured(
         doing("response")
         push = push_of(probed, guard, seed=settings.seed)
         response = ask(
-            push, suspicious=any(s.loud for s in culprits), oversized=typical_deviation(trace) > rules.function.LOUD
+            push, suspicious=any(s.loud for s in culprits), oversized=typical_deviation(trace) > thresholds.OVERSIZED
         )
-        if loss is not None:
-            response = replace(response, details={**response.details, **_loss_of_nothing(probed.rerun_raw, loss)})
+        nothing = None if loss is None else _loss_of_nothing(probed.rerun_raw, loss)
         origins = drawn_from(probed.model, probed.uses, trace.parameters) if named else {}
         parameters = {
             n: replace(p, wakes=push.wakes.get(n), drawn_from=origins.get(n, "")) for n, p in trace.parameters.items()
@@ -225,8 +224,7 @@ def _measured(
         unreached = unreached_reasons(probed.model, push, missing, called)
         memory, not_asked = carried(probed.model, seed=settings.seed)
     trace = replace(trace, parameters=parameters, unseen=(*trace.unseen, *told, *push.unseen, *not_asked))
-    if alike:
-        response = replace(response, details={**response.details, "equal_samples": 1.0})
+    trace = replace(trace, equal_samples=alike, loss_of_zero_output=nothing)
     return rules.Case(trace, response, settings, unreached, left, suspects(trace), memory)
 
 
@@ -278,16 +276,16 @@ def _alike(call: Call) -> bool:
     return bool(per_sample) and all(bool((t == t.narrow(d, 0, 1)).all()) for t, d in per_sample)
 
 
-def _loss_of_nothing(forward: Callable[[], Any], loss: Loss) -> dict[str, float]:
+def _loss_of_nothing(forward: Callable[[], Any], loss: Loss) -> float | None:
     """The loss of an output that is zero everywhere: what a model that says nothing would pay."""
     with torch.no_grad():
         output = forward()
         if not isinstance(output, Tensor) or not output.is_floating_point():
-            return {}  # a structure whose parts the loss may read in any way
+            return None  # a structure whose parts the loss may read in any way
         try:
-            return {"loss_of_zero_output": float(loss(torch.zeros_like(output)))}
+            return float(loss(torch.zeros_like(output)))
         except Exception:  # a loss need not be defined there
-            return {}
+            return None
 
 
 def _over_seeds(
@@ -329,12 +327,11 @@ def _over_seeds(
         )
         kept = [f for f in findings if not matches(settings.ignore, f.rule, f.layers[:1] or ("",))]
         findings = tuple(kept)
-    details = {**first.response.details, "seeds": float(len(reports)), "sick_share": len(sick) / len(reports)}
     return replace(
         first,
         ok=rules.passes(findings, settings.fail_on),
         findings=findings,
-        response=replace(first.response, details=details),
+        seeds=Seeds(len(reports), tuple(seed for seed, _ in sick)),
         spread=spread,
     )
 

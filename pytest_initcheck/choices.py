@@ -116,7 +116,7 @@ def _plain(auto: Auto, scheme: str, options: Mapping[str, Any], place: Place) ->
     return draw, draw.why
 
 
-def _zero_gate(auto: Auto, place: Place) -> Choice:
+def _zero_gate(_auto: Auto, place: Place) -> Choice:
     """Each residual block starts as the identity: Goyal et al. 2017, section 5.1."""
     if place.role == "norm-scale" and place.closes:
         return ZEROS, "last scale of its residual branch: the block starts as the identity (Goyal et al. 2017)"

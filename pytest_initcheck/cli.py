@@ -62,7 +62,8 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
 class _Version(argparse.Action):
     """``--version``; the metadata is read only when asked for."""
 
-    def __init__(self, option_strings: Sequence[str], dest: str, help: str | None = None) -> None:
+    # argparse passes dest by name
+    def __init__(self, option_strings: Sequence[str], dest: str, help: str | None = None) -> None:  # noqa: ARG002
         super().__init__(option_strings, dest=argparse.SUPPRESS, default=argparse.SUPPRESS, nargs=0, help=help)
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:

@@ -42,7 +42,9 @@ def infer(model: nn.Module, generator: torch.Generator, runs: Callable[[tuple[An
     raise ProbeError(f"the inputs of {type(model).__name__} cannot be inferred; {WHAT_TO_PASS}")
 
 
-def _example(model: nn.Module, generator: torch.Generator, runs: Callable[[tuple[Any, ...]], bool]) -> Inferred | None:
+def _example(
+    model: nn.Module, _generator: torch.Generator, _runs: Callable[[tuple[Any, ...]], bool]
+) -> Inferred | None:
     """Lightning's ``example_input_array``: a tensor, a tuple, or a dict of keywords."""
     example = getattr(model, "example_input_array", None)
     if example is None:
@@ -53,7 +55,7 @@ def _example(model: nn.Module, generator: torch.Generator, runs: Callable[[tuple
 
 
 def _configured(
-    model: nn.Module, generator: torch.Generator, runs: Callable[[tuple[Any, ...]], bool]
+    model: nn.Module, generator: torch.Generator, _runs: Callable[[tuple[Any, ...]], bool]
 ) -> Inferred | None:
     """timm's ``pretrained_cfg["input_size"]``: channels, height, width."""
     for attribute in ("pretrained_cfg", "default_cfg"):
@@ -64,7 +66,7 @@ def _configured(
     return None
 
 
-def _dummy(model: nn.Module, generator: torch.Generator, runs: Callable[[tuple[Any, ...]], bool]) -> Inferred | None:
+def _dummy(model: nn.Module, generator: torch.Generator, _runs: Callable[[tuple[Any, ...]], bool]) -> Inferred | None:
     """transformers' ``main_input_name`` and config, else the ``dummy_inputs`` that a model may bring."""
     config = getattr(model, "config", None)
     name = getattr(model, "main_input_name", None)

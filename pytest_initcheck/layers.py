@@ -278,11 +278,11 @@ class Watch(TorchFunctionMode):
 
         return hook
 
-    def _making(self, module: ParametrizationList, args: Any, weight: Any) -> None:
+    def _making(self, module: ParametrizationList, _args: Any, weight: Any) -> None:
         if self._recording and isinstance(weight, Tensor) and (made := made_by(module, weight)) is not None:
             self.made[id(made[0])] = weight
 
-    def _leaving(self, module: nn.Module, args: Any, output: Any) -> None:
+    def _leaving(self, module: nn.Module, _args: Any, output: Any) -> None:
         if not self._recording:
             return
         self.made.update((id(p), weight) for p, weight in made_by_hooks(module))

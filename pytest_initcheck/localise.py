@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from statistics import median
 
+from . import thresholds
 from .records import LayerRecord, ParameterRecord, Trace
 
 #: Second moment gain of what follows a weight: the std that keeps a signal of unit RMS at unit RMS is gain / sqrt(fan_in).
@@ -28,8 +29,6 @@ GAINS = {
 #: A factor this far (in decades) from what theory and its peers say stands out. Between schemes in use (Xavier, Kaiming,
 #: LeCun, PyTorch's default, orthogonal) the factors differ by up to 0.4.
 STANDS_OUT = 0.45
-#: A constant offset of a pre-activation this large closes a ReLU's or a gate's unit for almost every sample.
-LARGE_BIAS = 3.0
 
 
 def number(value: float) -> str:
@@ -42,7 +41,7 @@ class Suspect:
 
     Attributes:
         name: parameter (or layer) name.
-        kind: ``"weight"``, ``"bias"``, ``"norm-scale"``, ``"embedding"``, ``"zero"`` or ``"dead"``.
+        kind: ``"weight"``, ``"bias"``, ``"norm-scale"``, ``"embedding"`` or ``"zero"``.
         decades: how far off, in powers of ten; negative is too small.
         common: whether most of the model's weights are off by as much: the scheme's fault, not this layer's.
         cause: in the field's terms, with numbers.
@@ -57,7 +56,6 @@ class Suspect:
     common: bool
     cause: str
     expected: float | None = None
-    fix: str = ""
     absorbed: bool = False
 
     @property
@@ -182,7 +180,7 @@ def first_dead(trace: Trace) -> LayerRecord | None:
         if not layer.leaf or not layer.activation.finite or layer.activation.count < 2:
             continue
         silent = layer.activation.rms == 0 or (
-            layer.activation.variation is not None and layer.activation.variation < 1e-6
+            layer.activation.variation is not None and layer.activation.variation < thresholds.BLIND
         )
         if not silent:
             alive = True
@@ -219,7 +217,7 @@ def _weight_cause(p: ParameterRecord) -> str:
 
 
 def _bias(p: ParameterRecord) -> Suspect | None:
-    if p.role not in ("bias", "norm-shift") or p.value is None or p.value.rms < LARGE_BIAS:
+    if p.role not in ("bias", "norm-shift") or p.value is None or p.value.rms < thresholds.LARGE_BIAS:
         return None
     shut = " and shuts every unit behind it" if p.value.mean < 0 else ""
     cause = f"{p.name} starts at {number(p.value.mean)} on average (0 is usual): the offset drowns the signal{shut}"

@@ -109,21 +109,21 @@ def mend(
                 text = _tried(model, whole, judge, others_stand)
                 whole = None
             else:
-                text = _tried(model, partial(_edit, plan, trace, seed), judge, others_stand)
+                text = _tried(model, partial(_edit, plan, seed), judge, others_stand)
             if text:
                 cured = dict.fromkeys((f.rule for f in errors), text)
                 break
     for f in others:
         plan = [Edit(n, "train") for n in f.layers]
-        cured[f.rule] = _text(plan, trace)
+        cured[f.rule] = _text(plan)
     return [replace(f, fix=cured.get(f.rule, "")) if f.rule in ABOUT_VALUES else f for f in findings]
 
 
-def _edit(plan: list[Edit], trace: Trace, seed: int, model: nn.Module) -> str:
+def _edit(plan: list[Edit], seed: int, model: nn.Module) -> str:
     generator = torch.Generator().manual_seed(seed)
     for edit in plan:
         edit.apply(model, generator)
-    return _text(plan, trace)
+    return _text(plan)
 
 
 def _tried(model: nn.Module, change: Whole, judge: Judge, others: set[str]) -> str:
@@ -193,7 +193,7 @@ def healthy(p: ParameterRecord) -> Edit | None:
     return None
 
 
-def _text(plan: list[Edit], trace: Trace) -> str:
+def _text(plan: list[Edit]) -> str:
     if len(plan) <= LISTED:
         return "\n".join(e.code() for e in plan)
     weights = [e for e in plan if e.kind == "normal"]

@@ -16,7 +16,7 @@ Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 
 #: Version of the layout of :meth:`Report.to_dict`; raised when a key changes its meaning or goes away.
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +164,7 @@ class ParameterRecord:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """How the function answers when it is pushed; every field is ``None`` where that question was not asked.
+    """How the function answers when it is pushed; where a question was not asked, its field is ``None`` (or empty).
 
     Attributes:
         movement: RMS of the centred change of the output after 1, 2, ... optimizer-sized steps.
@@ -172,7 +172,13 @@ class Response:
         alignment: correlation of the centred movement with the direction that was asked for.
         residual: share of the squared error left after a few Adam steps towards random centred targets.
         sensitivity: relative change of the output over relative change of the input.
-        details: further numbers by name, for the report's reader and for rules.
+        output_rms: RMS of the output.
+        output_centred_rms: RMS of the output around its mean over the samples.
+        unit: scale on which changes of the output are judged: 1, but the output's own RMS for a softmax over many classes.
+        sensitivity_if_smaller: the least sensitivity that smaller weights give; asked of chaotic networks alone.
+        sensitivity_later: the sensitivity after the steps; asked only where the output does not follow the input.
+        fit_steps: number of Adam steps that the fit took.
+        token_fit: whether the fit was one of classes for the tokens of the input, whose error is a cross-entropy.
     """
 
     movement: tuple[float, ...] = ()
@@ -180,7 +186,13 @@ class Response:
     alignment: float | None = None
     residual: float | None = None
     sensitivity: float | None = None
-    details: Mapping[str, float] = field(default_factory=dict)
+    output_rms: float | None = None
+    output_centred_rms: float | None = None
+    unit: float = 1.0
+    sensitivity_if_smaller: float | None = None
+    sensitivity_later: float | None = None
+    fit_steps: int | None = None
+    token_fit: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +205,10 @@ class Trace:
         output: statistics of the output that was pulled back (all floating outputs together).
         inputs: the inputs in words, one entry each: ``"float32[2, 3, 32, 32]"``.
         batch: number of samples, or ``None`` where no sample dimension was found.
+        equal_samples: whether there are several samples and every input is the same for all of them.
         loss: value of the loss, if one was given.
+        loss_of_zero_output: the loss of an output that is zero everywhere; ``None`` without a loss, or where the output is
+            more than one tensor.
         device: device of the model, as text.
         dtype: main floating dtype of the model, without ``torch.``.
         mode: ``"train"``, ``"eval"`` or ``"as-is"``.
@@ -209,7 +224,9 @@ class Trace:
     output: Stats | None = None
     inputs: tuple[str, ...] = ()
     batch: int | None = None
+    equal_samples: bool = False
     loss: float | None = None
+    loss_of_zero_output: float | None = None
     device: str = "cpu"
     dtype: str = "float32"
     mode: str = "train"
@@ -250,6 +267,19 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
+class Seeds:
+    """What several initialisations of one factory say.
+
+    Attributes:
+        count: number of initialisations, under as many seeds in a row.
+        sick: seeds whose initialisation has an error.
+    """
+
+    count: int
+    sick: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """Trace, findings and verdict: the one object that every surface shows.
 
@@ -263,6 +293,7 @@ class Report:
         fail_on: ``"error"``, ``"warning"`` or ``"never"``.
         reproduce: the line that repeats this check.
         settings: the settings that differ from their defaults.
+        seeds: with several seeds, how many of them are sick; else ``None``.
         spread: with several seeds, the least, median and greatest activation RMS of each layer over the initialisations.
     """
 
@@ -275,6 +306,7 @@ class Report:
     fail_on: str = "error"
     reproduce: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
+    seeds: Seeds | None = None
     spread: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
 
     @property
@@ -288,7 +320,7 @@ class Report:
         return self.trace.parameters
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report as JSON-ready data (NaN and infinities become the strings of JSON schema 1)."""
+        """Return the report as JSON-ready data (NaN and infinities become strings)."""
         data = plain(self)
         assert isinstance(data, dict)
         return {"schema_version": SCHEMA_VERSION, **data}
@@ -312,22 +344,22 @@ class Report:
         trace["edges"] = {k: tuple(v) for k, v in trace["edges"].items()}
         for key in ("inputs", "unseen"):
             trace[key] = tuple(trace[key])
-        trace["loss"] = _number(trace["loss"])
-        response = {k: _number(v) for k, v in data["response"].items() if k not in ("movement", "details")}
+        for key in ("loss", "loss_of_zero_output"):
+            trace[key] = _number(trace[key])
+        response = {k: _number(v) for k, v in data["response"].items()}
+        response["movement"] = tuple(_number(v) for v in response["movement"])
+        seeds = data["seeds"]
         return cls(
             model=data["model"],
             ok=data["ok"],
             findings=tuple(_finding(f) for f in data["findings"]),
             ignored=tuple(_finding(f) for f in data["ignored"]),
             trace=Trace(**trace),
-            response=Response(
-                movement=tuple(_number(v) for v in data["response"]["movement"]),
-                details={k: _number(v) for k, v in data["response"]["details"].items()},
-                **response,
-            ),
+            response=Response(**response),
             fail_on=data["fail_on"],
             reproduce=data["reproduce"],
             settings=data["settings"],
+            seeds=None if seeds is None else Seeds(seeds["count"], tuple(seeds["sick"])),
             spread={k: tuple(_number(x) for x in v) for k, v in data.get("spread", {}).items()},
         )
 

@@ -1,8 +1,8 @@
 """How the function answers when it is pushed: one step, a disturbed input, a few steps towards targets.
 
 The verdict's backbone. No statistic of a layer enters here: every number is about what the function does, so that a gate
-that looks dead and trains, or a bias that looks ordinary and kills, are both judged by what happens. The thresholds that
-decide which of these numbers is a fault live in :mod:`~pytest_initcheck.rules`; those here only decide how hard to look.
+that looks dead and trains, or a bias that looks ordinary and kills, are both judged by what happens. What decides how hard
+to look, and which of these numbers is a fault, stands in :mod:`~pytest_initcheck.thresholds`.
 """
 
 from __future__ import annotations
@@ -13,48 +13,23 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor
 
-from . import statistics
+from . import statistics, thresholds
 from .memory import storage_key
 from .modules import sample_dim
 from .probe import OutputChanged, centred, gradients
 from .push import Push
 from .records import Response
 
-#: Size of one optimizer-like step per weight: Adam's first step at its default learning rate.
-STEP = 1e-3
 #: What Adam adds to the size of a gradient before it divides by it; a gradient far below moves nothing.
 EPSILON = 1e-8
 #: Mean size of a gradient from which on that is no longer felt.
 LOUD_GRADIENT = 1e3 * EPSILON
-#: Disturbance of the input, relative to its RMS.
-DISTURBANCE = 1e-2
-#: Learning rates (the range in common use) and number of steps of the fit (Adam); the best of them counts.
-FIT_RATES = (3e-3, 1e-3, 3e-4)
-FIT_STEPS = 30
-#: The fit is over once this share of the centred squared error is gone: healthy networks get here in 2 to 15 steps.
-FIT_ENOUGH = 0.9
-#: The same for token scores, as a share of the cross-entropy of a uniform guess.
-TOKEN_FIT_ENOUGH = 0.3
 #: Token scores are asked to tell this many classes apart, whatever the vocabulary: the task is as hard for every model.
 TOKEN_CLASSES = 12
 #: Elements that are taken to double precision at a time.
 BLOCK = 1 << 20
 #: Rank of the random functions of the input that serve as targets.
 TARGET_RANK = 32
-#: Gates may stand behind gates (a zero head behind adaLN-zero): after this many steps whatever is still silent is dead.
-LOOKS = 3
-
-#: From this sensitivity on it is asked whether smaller weights would cure it (harmless networks: 24.8 at most).
-WILD = 28.0
-
-#: Below this sensitivity the output does not follow the input, unless a step opens the way.
-DEAF = 1e-4
-#: A first look this far from any fault needs no second one. 4 decades inside the fault on the slow side; on the loud
-#: side, outputs that a unit-scale loss pulls back within a few steps.
-CALM_MOVEMENT = 1e-3
-CALM_OUTPUT = 3.0
-CALM_OFFSET = 5.0
-CALM_ALIGNMENT = 0.2
 
 
 def ask(push: Push, *, suspicious: bool = False, oversized: bool = True) -> Response:
@@ -71,20 +46,18 @@ def ask(push: Push, *, suspicious: bool = False, oversized: bool = True) -> Resp
     start = push.outputs[push.primary]
     if not bool(torch.isfinite(start).all()):
         return Response()
-    details: dict[str, float] = {"output_rms": rms(start), "output_centred_rms": rms(centred(start, push.batch))}
-    unit = details["unit"] = natural_unit(start)
+    size, varying, unit = rms(start), rms(centred(start, push.batch)), natural_unit(start)
+    smaller = residual = fit_steps = token_fit = None
     sensitivity = _sensitivity(push, start)
-    if oversized and sensitivity is not None and sensitivity > WILD:
-        details["sensitivity_if_smaller"] = _calmed(push, sensitivity)
-    deaf = sensitivity is not None and sensitivity < DEAF
+    if oversized and sensitivity is not None and sensitivity > thresholds.CHAOTIC:
+        smaller = _calmed(push, sensitivity)
+    deaf = sensitivity is not None and sensitivity < thresholds.DEAF
     movement, predicted, alignment, later = _steps(push, start, unit, deaf=deaf)
-    if later is not None:
-        details["sensitivity_later"] = later
-    residual = None
-    if start.ndim > 0 and not _calm(details, movement, None if not suspicious else alignment, unit):
+    if start.ndim > 0 and not _calm(size, varying, movement, None if not suspicious else alignment, unit):
+        ids = token_ids(push, start)
         try:
-            residual, slow = _fit(push, start, unit)
-            details.update(slow)
+            residual, fit_steps = _fit(push, start, unit, ids)
+            token_fit = ids is not None
         except OutputChanged as error:
             push.unseen = [*push.unseen, f"{error}: whether it can be fitted was not judged"]
     push.restore()
@@ -94,7 +67,13 @@ def ask(push: Push, *, suspicious: bool = False, oversized: bool = True) -> Resp
         alignment=alignment,
         residual=residual,
         sensitivity=sensitivity,
-        details=details,
+        output_rms=size,
+        output_centred_rms=varying,
+        unit=unit,
+        sensitivity_if_smaller=smaller,
+        sensitivity_later=later,
+        fit_steps=fit_steps,
+        token_fit=token_fit,
     )
 
 
@@ -116,10 +95,6 @@ def natural_unit(output: Tensor) -> float:
     return 1.0
 
 
-def _direction(push: Push, start: Tensor) -> Tensor:
-    return push.cotangents[push.primary].to(start.dtype)
-
-
 def _correlation(a: Tensor, b: Tensor) -> float:
     """Cosine of two tensors of one shape, in double precision block by block; 0.0 where one is zero or not finite."""
     scale = float(a.abs().max()) if a.numel() else 0.0
@@ -139,11 +114,11 @@ def _sensitivity(push: Push, start: Tensor) -> float | None:
     if push.disturbed is None or start.ndim == 0:
         return None
     with torch.no_grad():
-        moved = push.disturbed(DISTURBANCE)[push.primary]
+        moved = push.disturbed(thresholds.DISTURBANCE)[push.primary]
     scale = rms(centred(start, push.batch))
     if scale == 0 or moved.shape != start.shape:
         return None
-    return rms(centred(moved, push.batch) - centred(start, push.batch)) / scale / DISTURBANCE
+    return rms(centred(moved, push.batch) - centred(start, push.batch)) / scale / thresholds.DISTURBANCE
 
 
 def _calmed(push: Push, sensitivity: float) -> float:
@@ -161,7 +136,7 @@ def _calmed(push: Push, sensitivity: float) -> float:
             now = _sensitivity(push, start)
             if now is not None and math.isfinite(now):
                 best = min(best, now)
-            if best < sensitivity / 2:
+            if best < thresholds.CURED * sensitivity:
                 break
     push.restore()
     return best
@@ -202,7 +177,7 @@ def _all_zero(gradient: Tensor) -> bool:
 
 
 def _step(push: Push, gradients: Sequence[Tensor | None]) -> float:
-    """Move every parameter as Adam's first step does, by :data:`STEP` along its gradient; return the gradients' L1 norm.
+    """Move every parameter as Adam's first step does, by ``STEP`` along its gradient; return the gradients' L1 norm.
 
     The gradients are overwritten: a second copy of the parameters would not fit the budget.
     """
@@ -216,7 +191,7 @@ def _step(push: Push, gradients: Sequence[Tensor | None]) -> float:
         for (parameter, slope), norm in zip(present, norms, strict=True):
             loud = not norm < LOUD_GRADIENT * slope.numel()
             step = slope.sgn_() if loud else slope.div_(slope.abs().add_(EPSILON))
-            parameter.add_(step.to(parameter.dtype), alpha=STEP)
+            parameter.add_(step.to(parameter.dtype), alpha=thresholds.STEP)
     return sum(norms)
 
 
@@ -251,10 +226,10 @@ def _steps(
     direction, origin = push.cotangents[push.primary], centred(start, push.batch)
     movement: list[float] = []
     predicted = alignment = None
-    for look in range(LOOKS):
+    for look in range(thresholds.LOOKS):
         total = _step(push, slopes)
         slopes = []
-        more = look + 1 < LOOKS
+        more = look + 1 < thresholds.LOOKS
         outputs = _forward(push, graph=more and bool(silent))
         now = outputs[push.primary].detach()
         if now.shape == start.shape:
@@ -266,8 +241,8 @@ def _steps(
             push.unseen = [*push.unseen, told] if told not in push.unseen else push.unseen
         movement.append(rms(change))
         if look == 0:
-            predicted, alignment = STEP * total, _correlation(*common(change, direction))
-        quiet = movement[-1] < CALM_MOVEMENT * unit
+            predicted, alignment = thresholds.STEP * total, _correlation(*common(change, direction))
+        quiet = movement[-1] < thresholds.SILENT * unit
         if not more or not math.isfinite(movement[-1]) or not (silent or quiet or deaf):
             break
         if not any(o.requires_grad for o in outputs):
@@ -292,14 +267,14 @@ def _forward(push: Push, *, graph: bool) -> list[Tensor]:
         return push.forward()
 
 
-def _calm(details: dict[str, float], movement: list[float], alignment: float | None, unit: float) -> bool:
+def _calm(size: float, varying: float, movement: list[float], alignment: float | None, unit: float) -> bool:
     """Whether the first look is so far from every fault that none needs a second one."""
     return bool(
         movement
-        and movement[-1] >= CALM_MOVEMENT * unit
-        and details["output_centred_rms"] <= CALM_OUTPUT
-        and details["output_rms"] <= CALM_OFFSET
-        and (alignment is None or abs(alignment) >= CALM_ALIGNMENT)
+        and movement[-1] >= thresholds.SILENT * unit
+        and varying <= thresholds.AMPLE
+        and size <= thresholds.FAR
+        and (alignment is None or abs(alignment) >= thresholds.ASTRAY)
     )
 
 
@@ -366,23 +341,22 @@ def _features(push: Push, generator: torch.Generator) -> Tensor:
     return 2 * total / spread
 
 
-def _fit(push: Push, start: Tensor, unit: float) -> tuple[float, dict[str, float]]:
-    """Return the smallest share of the error that is left within :data:`FIT_STEPS` Adam steps at the best rate.
+def _fit(push: Push, start: Tensor, unit: float, ids: Tensor | None) -> tuple[float, int | None]:
+    """Return the smallest share of the error that is left within ``FIT_STEPS`` Adam steps at the best rate, and the steps taken.
 
     The error is the centred squared distance to :func:`targets`; where the output scores classes for every token of the
-    input, it is the cross-entropy of :func:`labels` over that of a uniform guess, which forgives large scores as the loss
-    of such models does.
+    input (``ids``), it is the cross-entropy of :func:`labels` over that of a uniform guess, which forgives large scores as
+    the loss of such models does.
     """
-    ids = token_ids(push, start)
     score = _squares(push, start, unit) if ids is None else _entropy(push, start, ids)
-    enough = FIT_ENOUGH if ids is None else TOKEN_FIT_ENOUGH
-    details = {"token_fit": float(ids is not None)}
+    enough = thresholds.FIT_ENOUGH if ids is None else thresholds.TOKEN_FIT_ENOUGH
+    taken: int | None = None
     parameters = list(push.parameters.values())
     best = math.inf
-    for rate in FIT_RATES:
+    for rate in thresholds.FIT_RATES:
         push.restore()
         adam = _Adam([p.data for p in parameters], rate)
-        for step in range(FIT_STEPS + 1):
+        for step in range(thresholds.FIT_STEPS + 1):
             output = _forward(push, graph=True)[push.primary].float()
             if output.shape != start.shape:
                 raise OutputChanged("the size of the output depends on the weights, so no target fits it")
@@ -390,14 +364,14 @@ def _fit(push: Push, start: Tensor, unit: float) -> tuple[float, dict[str, float
             if not math.isfinite(left):
                 break
             best = min(best, left)
-            if best < enough or step == FIT_STEPS or not output.requires_grad:
-                details["fit_steps"] = float(step)
+            if best < enough or step == thresholds.FIT_STEPS or not output.requires_grad:
+                taken = step
                 break
             adam.step(gradients([loss], parameters, None, retain_graph=push.holds_graph))
         if best < enough:
             break
     push.restore()
-    return best, details
+    return best, taken
 
 
 Score = Callable[[Tensor], tuple[float, Tensor]]

@@ -279,7 +279,7 @@ def _outputs(model: nn.Module, call: Call, seed: int, *, grad: bool = False) -> 
     handles = []
 
     def hook(path: str) -> Callable[..., None]:
-        def note(module: nn.Module, args: Any, output: Any) -> None:
+        def note(_module: nn.Module, _args: Any, output: Any) -> None:
             out = next((t for t in tensors(output) if measurable(t)), None)
             if out is not None and path not in found and not grad:
                 found[path] = out.detach().clone()

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .gains import gain as gain_of
 from .gains import weight_gain
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
@@ -158,7 +157,7 @@ def _delta_orthogonal(shape: torch.Size, draw: Draw, generator: torch.Generator 
     return kernel
 
 
-def _identity(shape: torch.Size, draw: Draw, generator: torch.Generator | None, device: torch.device) -> Tensor:
+def _identity(shape: torch.Size, draw: Draw, _generator: torch.Generator | None, device: torch.device) -> Tensor:
     kernel = torch.zeros(shape, device=device)
     _centre(kernel).copy_(torch.eye(shape[0], shape[1], device=device) * draw.value)
     return kernel
@@ -306,34 +305,3 @@ def by_fans(
     if scheme == "zeros":
         return ZEROS
     return Draw(scheme, 0.02 if std is None else std, why="GPT-2 (Radford et al. 2019)" if std is None else "as asked")
-
-
-def recommended_std(
-    fan_in: int,
-    fan_out: int,
-    followed_by: str | None,
-    role: str,
-    *,
-    target: str = "model.get_parameter('weight')",
-) -> tuple[float, str]:
-    """Return the textbook std of a parameter and a line that draws it into ``target``.
-
-    Args:
-        fan_in: number of inputs that one output sums over.
-        fan_out: number of outputs that one input feeds.
-        followed_by: nonlinearity behind it.
-        role: as in :class:`~pytest_initcheck.ParameterRecord`; 0 for biases and shifts, 1 for the scale of a norm.
-        target: expression of the parameter in the line.
-    """
-    if role in ("bias", "norm-shift"):
-        return 0.0, ZEROS.code(target)
-    if role == "norm-scale":
-        return 1.0, ONES.code(target)
-    if role == "embedding":
-        return 1.0, Draw("normal", 1.0).code(target)
-    number, _ = weight_gain(followed_by)
-    std = number / math.sqrt(fan_in)
-    if followed_by in ("relu", "leaky_relu") and math.isclose(number, gain_of("relu"), rel_tol=1e-3):
-        # The name says more than the number, and torch reads the same fan from the shape of a plain weight.
-        return std, f"nn.init.kaiming_normal_({target}, nonlinearity={followed_by!r})"
-    return std, Draw("normal", std).code(target)

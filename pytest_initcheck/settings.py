@@ -90,7 +90,7 @@ def _switch(name: str, value: Any) -> bool:
     return words[value.lower()]
 
 
-def _text(name: str, value: Any) -> str | None:
+def _text(_name: str, value: Any) -> str | None:
     if value is None or value == "":
         return None
     return str(value).removeprefix("torch.")

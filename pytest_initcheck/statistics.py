@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from . import thresholds
 from .records import Histogram, Stats
 
 #: Below this mean square, float32 squares of typical elements (under 1e-15) may have been flushed to zero.
@@ -27,9 +28,6 @@ _RUNS = 64
 
 #: Bins of a histogram.
 _BINS = 32
-
-#: Share of the range beyond which tanh, sigmoid and their like count as flat.
-FLAT = 0.99
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +165,7 @@ def histogram(tensor: Tensor) -> Histogram | None:
 
 def saturated_share(tensor: Tensor, low: float, high: float) -> Tensor:
     """Return the share of elements in the outer 0.5 % of the range ``low..high`` at either end, as a scalar."""
-    margin = (high - low) * (1 - FLAT) / 2
+    margin = (high - low) * (1 - thresholds.FLAT) / 2
     with torch.no_grad():
         y = tensor.detach()
         return ((y > high - margin) | (y < low + margin)).double().mean()

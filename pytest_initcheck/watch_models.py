@@ -155,7 +155,7 @@ class Listener:
     def _step_hook(self) -> Callable[[Any, Any, Any], None]:
         listener = self
 
-        def stepped(optimizer: Any, args: Any, kwargs: Any) -> None:
+        def stepped(optimizer: Any, _args: Any, _kwargs: Any) -> None:
             if not torch.compiler.is_compiling() and not listener._inside:
                 _outside_of_compilation(listener._stepped)(optimizer)
 

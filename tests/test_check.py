@@ -25,6 +25,7 @@ from pytest_initcheck import (
     check_init,
 )
 from pytest_initcheck.named import worst_layers
+from pytest_initcheck.records import Seeds
 
 
 def net() -> nn.Sequential:
@@ -210,7 +211,7 @@ def test_the_readme_example_reads_as_it_says() -> None:
     assert "starts at 30" in finding.cause
     assert "zeros_(model.get_parameter('4.bias'))" in finding.fix
     assert report.layers["5"].activation.std < 1e-3
-    assert report.to_dict()["schema_version"] == 1
+    assert report.to_dict()["schema_version"] == 2
 
 
 def test_the_fix_that_is_offered_works() -> None:
@@ -338,8 +339,41 @@ def test_several_seeds_give_the_spread_of_every_layer() -> None:
 
     low, middle, high = report.spread["0"]
     assert low <= middle <= high
-    assert report.response.details["seeds"] == 4
-    assert report.response.details["sick_share"] == 0
+    assert report.seeds == Seeds(count=4, sick=())
+
+
+def test_sick_seeds_are_named() -> None:
+    def flaky() -> nn.Module:
+        shut = int(torch.randint(3, ())) == 0
+        model = net()
+        if shut:
+            nn.init.constant_(model[1].bias, -30.0)
+        return model
+
+    report = check_init(flaky, X, seeds=8)
+
+    assert report.seeds is not None
+    assert report.seeds.count == 8
+    assert 0 < len(report.seeds.sick) < 8
+    for seed in range(8):
+        assert check_init(flaky, X, seed=seed).ok is (seed not in report.seeds.sick)
+    assert check_init(flaky, X).seeds is None
+
+
+def test_each_answer_stands_where_it_belongs_and_has_its_type() -> None:
+    torch.manual_seed(0)
+    slow = nn.Sequential(*(m for _ in range(20) for m in (nn.Linear(16, 16), nn.Tanh())), nn.Linear(16, 3))
+    for p in slow.parameters():
+        p.data.mul_(0.1)
+    healthy = check_init(net(), X, loss=lambda y: y.square().mean() + 2)
+    dead, equal = check_init(slow, X), check_init(net(), torch.ones(8, 16))
+
+    assert healthy.trace.loss_of_zero_output == pytest.approx(2)
+    assert (healthy.response.fit_steps, healthy.response.token_fit, healthy.trace.equal_samples) == (None, None, False)
+    assert 0 < (healthy.response.output_centred_rms or 0) <= (healthy.response.output_rms or 0)
+    assert (type(dead.response.fit_steps), dead.response.token_fit, dead.response.unit) == (int, False, 1.0)
+    assert dead.trace.loss_of_zero_output is None
+    assert equal.trace.equal_samples is True
 
 
 def test_a_factory_builds_under_the_seed_and_leaves_the_generators() -> None:

@@ -18,6 +18,7 @@ from pytest_initcheck.records import (
     ParameterRecord,
     Report,
     Response,
+    Seeds,
     Stats,
     Trace,
 )
@@ -57,15 +58,19 @@ _reports = st.builds(
         output=st.none() | _stats,
         inputs=_names,
         batch=st.none() | st.integers(1),
+        equal_samples=st.booleans(),
         loss=_maybe,
+        loss_of_zero_output=_maybe,
         unseen=_names,
         edges=st.dictionaries(_name, _names, max_size=2),
         seconds=st.dictionaries(_name, st.floats(0, 9), max_size=1),
     ),
     response=st.builds(
         Response, movement=st.lists(_float, max_size=3).map(tuple), predicted=_maybe, alignment=_maybe, residual=_maybe,
-        sensitivity=_maybe, details=st.dictionaries(_name, _float, max_size=1),
+        sensitivity=_maybe, output_rms=_maybe, output_centred_rms=_maybe, unit=_float, sensitivity_if_smaller=_maybe,
+        sensitivity_later=_maybe, fit_steps=st.none() | st.integers(0), token_fit=st.none() | st.booleans(),
     ),
+    seeds=st.none() | st.builds(Seeds, count=st.integers(1), sick=st.lists(st.integers(0), max_size=2).map(tuple)),
     settings=st.dictionaries(_name, st.integers() | st.text(max_size=3), max_size=2),
 )  # fmt: skip
 
@@ -108,7 +113,7 @@ def test_another_schema_version_is_refused():
 def test_records_are_frozen_and_documented():
     with pytest.raises(FrozenInstanceError):
         Report("m", True, (), Trace({}, {})).ok = False  # type: ignore[misc]
-    for record in (Stats, LayerRecord, ParameterRecord, Response, Trace, Finding, Report):
+    for record in (Stats, LayerRecord, ParameterRecord, Response, Trace, Finding, Seeds, Report):
         documented = record.__doc__ or ""
         assert [f.name for f in fields(record) if f"{f.name}: " not in documented] == []
 

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from pytest_initcheck import check_init
+from pytest_initcheck.check import check
+from pytest_initcheck.mend import ABOUT_VALUES
 from pytest_initcheck.rules import RULES
 from pytest_initcheck.settings import Settings
 
@@ -319,6 +321,17 @@ def test_its_healthy_twin_is_not(rule: str) -> None:
 def test_a_part_that_other_arguments_would_use_is_a_note_and_a_forgotten_one_an_error() -> None:
     assert found(lambda: Spare(mentioned=True), "no-gradient", {}) == ["note"]
     assert found(lambda: Spare(mentioned=False), "no-gradient", {}) == ["error"]
+
+
+@pytest.mark.parametrize("rule", sorted(ABOUT_VALUES))
+def test_a_rule_offers_no_fix_that_nobody_tried(rule: str) -> None:
+    _, sick, _, options = SICK_AND_TWIN[rule]
+    torch.manual_seed(0)
+
+    report = check(sick(), options.get("inputs", X), settings=Settings.of({"select": [rule]}), fixes=False)
+
+    assert report.findings
+    assert [f.fix for f in report.findings] == [""] * len(report.findings)
 
 
 @pytest.mark.parametrize("name", sorted(RULES))

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from pytest_initcheck.schemes import BY_FANS, ONES, ZEROS, Draw, by_fans, fill_, kaiming, recommended_std, siren
+from pytest_initcheck.schemes import BY_FANS, ONES, ZEROS, Draw, by_fans, fill_, kaiming, siren
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -133,16 +133,6 @@ def test_gates_in_code():
     exec(Draw("gates", options={"values": (1.0, 2.0)}).code("w"), {"torch": torch, "nn": nn, "w": w})
 
     assert w.tolist() == [1, 1, 1, 2, 2, 2]
-
-
-def test_recommended_std():
-    std, line = recommended_std(512, 256, "relu", "weight", target="model.fc.weight")
-
-    assert std == pytest.approx(math.sqrt(2 / 512))
-    assert line == "nn.init.kaiming_normal_(model.fc.weight, nonlinearity='relu')"
-    assert recommended_std(512, 256, "tanh", "weight")[0] == pytest.approx(1 / math.sqrt(512))
-    assert recommended_std(512, 256, None, "bias")[0] == 0.0
-    assert recommended_std(1, 1, None, "norm-scale")[1].startswith("nn.init.ones_(")
 
 
 def test_draws_say_what_they_are():

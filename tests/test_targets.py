@@ -93,7 +93,7 @@ def project(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _forget_the_project(monkeypatch: pytest.MonkeyPatch):
+def _forget_the_project():
     before = set(sys.modules)
     yield
     for name in set(sys.modules) - before:

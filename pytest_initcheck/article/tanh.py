@@ -75,7 +75,7 @@ def run(init: str, rate: float, seed: int) -> Run:
     names = [f"{2 * i + 1}.weight" for i in range(HIDDEN)]
     variances: list[tuple[float, ...]] = []
 
-    def watch(step: int) -> None:
+    def watch(_step: int) -> None:
         call = resolve_inputs(model, pixels)
         with untouched(model, tensors=call.tensors) as guard:
             trace = run_probe(model, call, guard=guard, loss=lambda out: F.cross_entropy(out, labels)).trace

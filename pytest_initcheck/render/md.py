@@ -76,7 +76,7 @@ def _details(report: Report) -> str:
         lines += [*_finding(finding), ""]
     if len(shown_findings) > AT_MOST:
         lines += [f"... and {len(shown_findings) - AT_MOST} more", ""]
-    profile = bars.profile(report, width=100, ascii=False, ink=lambda text, style: text)
+    profile = bars.profile(report, width=100, ascii=False, ink=lambda text, _: text)
     lines += [_fenced("\n".join(line.rstrip() for line in profile.splitlines()), "text"), ""] if profile else []
     lines += [f"- could not be seen: {_text(sentence)}" for sentence in report.trace.unseen]
     lines += [""] if report.trace.unseen else []

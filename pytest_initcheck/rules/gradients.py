@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 
-from ..records import Finding, ParameterRecord
+from .. import thresholds
+from ..records import Finding
 from .function import silent
-from .registry import Case, finding, rule
+from .registry import Case, finding, rule, spelled
 
 
 @rule(
@@ -34,7 +35,6 @@ def frozen_parameter(case: Case) -> Iterator[Finding]:
         f"{len(names)} of {len(case.trace.parameters)} parameters will not be trained: {_some(names)}",
         evidence={"frozen": len(names), "parameters": len(case.trace.parameters)},
         cause="requires_grad is False; nothing else about them keeps them from training",
-        fix=f"model.get_parameter({names[0]!r}).requires_grad_(True)  # or declare it: frozen=[{_glob(frozen)!r}]",
     )
 
 
@@ -86,7 +86,7 @@ def no_gradient(case: Case) -> Iterator[Finding]:
     "blocked-gradient",
     family="gradients",
     severity="error where both factors of a product are zero; warning for any other part that stays silent",
-    threshold="gradient exactly zero at the start and after three optimizer-sized steps",
+    threshold=f"gradient exactly zero at the start and after {spelled(thresholds.LOOKS)} optimizer-sized steps",
     evidence="zero-init gates leave 30 to 95 % of the parameters of 75 published models with exactly zero gradients on step one, and "
     "none on step four",
     limits="experts that no token was routed to look the same with these inputs",
@@ -105,11 +105,10 @@ def blocked_gradient(case: Case) -> Iterator[Finding]:
             "blocked-gradient",
             "error",
             names,
-            f"{_some([p.name for p in zero])} are zero and nothing can open them: no gradient after three steps",
+            f"{_some([p.name for p in zero])} are zero and nothing can open them: no gradient after {spelled(thresholds.LOOKS)} steps",
             evidence={"parameters": len(shut)},
             cause="both factors of a product are zero (a zero gate behind a zero gate, both halves of a low-rank pair), so each "
             "keeps the other's gradient at zero",
-            fix=f"torch.nn.init.kaiming_uniform_(model.get_parameter({zero[0].name!r}), a=5**0.5)  # one of the two factors must not be zero",
         )
     elif any(p.role == "weight" for p in shut):
         names = [s.name for s in case.culprits if s.name in {p.name for p in shut}] + [p.name for p in shut]
@@ -117,7 +116,7 @@ def blocked_gradient(case: Case) -> Iterator[Finding]:
             "blocked-gradient",
             "warning",
             names,
-            f"{len(shut)} parameters get no gradient at all, also after three steps: {_some(list(dict.fromkeys(names)))}",
+            f"{len(shut)} parameters get no gradient at all, also after {spelled(thresholds.LOOKS)} steps: {_some(list(dict.fromkeys(names)))}",
             evidence={"parameters": len(shut)},
             cause=_culprit(case, names)
             or "a branch whose units are shut for every sample, or a part that these inputs do not use",
@@ -128,7 +127,7 @@ def blocked_gradient(case: Case) -> Iterator[Finding]:
     "closed-gate",
     family="gradients",
     severity="note",
-    threshold="gradient exactly zero at the start, and not after one to three optimizer-sized steps",
+    threshold=f"gradient exactly zero at the start, and not after one to {spelled(thresholds.LOOKS)} optimizer-sized steps",
     evidence="75 of 829 published models start with such gates, and train",
     limits="a weight that was zeroed by accident, and that a step can open, is called a gate, too",
 )
@@ -177,7 +176,3 @@ def _culprit(case: Case, names: list[str]) -> str:
 
 def _some(names: list[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
-def _glob(frozen: list[ParameterRecord]) -> str:
-    return f"{frozen[0].layer}.*" if frozen[0].layer else frozen[0].name

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..records import Finding, Response, Severity, Trace
 from ..settings import Settings
+
+if TYPE_CHECKING:
+    from ..localise import Suspect
 
 #: Decides whether a parameter's missing gradient is a mistake; see :mod:`~pytest_initcheck.reach`.
 Reasons = Mapping[str, str]
@@ -32,7 +35,7 @@ class Case:
     settings: Settings = field(default_factory=Settings)
     unreached: Reasons = field(default_factory=dict)
     unwritten: Mapping[str, str] = field(default_factory=dict)
-    culprits: tuple[Any, ...] = ()
+    culprits: tuple[Suspect, ...] = ()
     memory: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -81,6 +84,23 @@ def rule(
         return judge
 
     return register
+
+
+def spelled(count: int) -> str:
+    """Return a small whole number as a word: ``"three"``; digits from ten on."""
+    words = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+    return words[count] if 0 <= count < len(words) else str(count)
+
+
+def scientific(value: float) -> str:
+    """Return ``value`` with an exponent and no more digits than it needs: ``"1e-3"``."""
+    mantissa, _, exponent = f"{value:.5e}".partition("e")
+    return f"{float(mantissa):g}e{int(exponent)}"
+
+
+def percent(share: float) -> str:
+    """Return ``share`` in per cent, as messages show numbers."""
+    return f"{number(float(f'{100 * share:.12g}'))} %"
 
 
 def finding(

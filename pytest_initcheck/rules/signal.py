@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from .. import thresholds
 from ..localise import Growth, first_dead, growth
 from ..records import Finding
-from .function import OUT_OF_REACH, asleep, silent
-from .registry import Case, finding, number, rule
+from .function import asleep, disturbed, silent
+from .registry import Case, finding, number, rule, spelled
 
 #: Factor over the whole depth from which a steady trend is worth a warning, and how steady it must be.
 TREND, STEADY = 1e3, 0.8
@@ -19,34 +20,37 @@ TREND, STEADY = 1e3, 0.8
 DEAD = 0.9
 #: Largest finite float16, and its smallest positive number.
 HALF_MAX, HALF_TINY = 65504.0, 5.96e-8
-#: Output variation across samples below which they all look the same (float32 rounding: 1e-7).
-BLIND = 1e-6
-#: Relative change of the output over relative change of the input.
-DEAF = 1e-4
+#: Samples from which on "zero for every sample" says something about a unit.
+SAMPLES = 8
 
 
 @rule(
     "input-blind",
     family="signal",
     severity="error",
-    threshold=f"the output's variation across samples is below {BLIND:g} of its RMS, or its relative change under a disturbed input "
-    f"below {DEAF:g} of the disturbance, and no step changes that (see unresponsive)",
+    threshold=f"the output's variation across samples is below {thresholds.BLIND:g} of its RMS, or its relative change under a disturbed input "
+    f"below {thresholds.DEAF:g} of the disturbance, and no step changes that (see unresponsive)",
     evidence="shut or saturated layers of harmed pairs: below 1e-7; zero heads and zero-init gates start there too, but move",
     limits="a batch of equal samples looks the same: that is said as a note",
 )
 def input_blind(case: Case) -> Iterator[Finding]:
     """Different inputs give the same output: somewhere on the way the samples became equal."""
     output, r = case.trace.output, case.response
-    later = r.details.get("sensitivity_later")
-    if not silent(case) and r.sensitivity is not None and later is not None and max(r.sensitivity, later) < DEAF:
+    later = r.sensitivity_later
+    if (
+        not silent(case)
+        and r.sensitivity is not None
+        and later is not None
+        and max(r.sensitivity, later) < thresholds.DEAF
+    ):
         layer = first_dead(case.trace)
         where = [*(s.name for s in case.culprits[:1]), *([layer.name] if layer is not None else [])]
         yield finding(
             "input-blind",
             "error",
             where,
-            f"a disturbance of the input by 1 % changes the output by {number(r.sensitivity)} %, and three steps do not change that",
-            evidence={"sensitivity": r.sensitivity, "sensitivity_later": later, "allowed": DEAF},
+            f"{disturbed(r.sensitivity)}, and {spelled(thresholds.LOOKS)} steps do not change that",
+            evidence={"sensitivity": r.sensitivity, "sensitivity_later": later, "allowed": thresholds.DEAF},
             cause=case.culprits[0].cause
             if case.culprits
             else "what the output varies with is not the input (dropout, noise)",
@@ -56,14 +60,14 @@ def input_blind(case: Case) -> Iterator[Finding]:
         return
     layer = first_dead(case.trace)
     scheme = bool(case.culprits) and case.culprits[0].common  # then the signal faded on the way: unresponsive says so
-    if output.rms == 0 or output.variation > BLIND or layer is None or scheme:
+    if output.rms == 0 or output.variation > thresholds.BLIND or layer is None or scheme:
         return
     yield finding(
         "input-blind",
         "error",
         [*(s.name for s in case.culprits[:1]), layer.name],
         f"all samples give the same output (variation {number(output.variation)}); they become equal at {layer.name}",
-        evidence={"variation": output.variation, "allowed": BLIND, "layer": layer.name},
+        evidence={"variation": output.variation, "allowed": thresholds.BLIND, "layer": layer.name},
         cause=case.culprits[0].cause if case.culprits else f"{layer.name} returns the same values whatever comes in",
     )
 
@@ -78,7 +82,7 @@ def input_blind(case: Case) -> Iterator[Finding]:
 )
 def equal_samples(case: Case) -> Iterator[Finding]:
     """The inputs say nothing, so neither can the check: whether the model tells samples apart was not judged."""
-    if case.response.details.get("equal_samples"):
+    if case.trace.equal_samples:
         yield finding(
             "equal-samples",
             "warning",
@@ -144,13 +148,13 @@ def exploding_gradients(case: Case) -> Iterator[Finding]:
     "dead-units",
     family="signal",
     severity="warning",
-    threshold=f"at least {DEAD:.0%} of a layer's units are zero for every sample, of 8 samples or more",
+    threshold=f"at least {DEAD:.0%} of a layer's units are zero for every sample, of {SAMPLES} samples or more",
     evidence="a ReLU layer at a healthy init has 0 to 30 % of such units in a batch of 8",
-    limits="small batches and sparse experts: fewer samples than 8 are not judged",
+    limits=f"small batches and sparse experts: fewer samples than {SAMPLES} are not judged",
 )
 def dead_units(case: Case) -> Iterator[Finding]:
     """Most units of a layer are zero for every sample, so they get no gradient."""
-    if case.trace.batch is None or case.trace.batch < 8:
+    if case.trace.batch is None or case.trace.batch < SAMPLES:
         return
     dead = [
         x
@@ -174,7 +178,7 @@ def dead_units(case: Case) -> Iterator[Finding]:
     "saturated-units",
     family="signal",
     severity="warning",
-    threshold=f"at least {DEAD:.0%} of a bounded nonlinearity's outputs are on its flat part (above 0.99 of its range)",
+    threshold=f"at least {DEAD:.0%} of a bounded nonlinearity's outputs are on its flat part (above {thresholds.FLAT:g} of its range)",
     evidence="tanh networks at 3 times Xavier's scale: 60 to 99 %; at Xavier's scale: below 5 %",
     limits="a gate that is meant to start open or shut is reported, too: silence it by name",
 )
@@ -233,7 +237,7 @@ def half_precision_overflow(case: Case) -> Iterator[Finding]:
 
 def _trend(case: Case, kind: str, *, shrinking: bool) -> Iterator[Finding]:
     r = case.response
-    failed = (silent(case) and asleep(case)) or r.details.get("output_centred_rms", 0.0) > OUT_OF_REACH
+    failed = (silent(case) and asleep(case)) or (r.output_centred_rms or 0.0) > thresholds.OUT_OF_REACH
     found = growth(case.trace, kind)
     if failed or found is None or found.steadiness < STEADY:
         return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from .. import thresholds
 from ..records import Finding, ParameterRecord
 from .registry import Case, finding, number, rule
 
@@ -14,7 +15,7 @@ CUT = 1e-3
 #: Share of a recurrent state at its bounds: the geometric middle between harmless (4 %) and harmed (27 %) pairs.
 FULL = 0.1
 #: Factor by which single weights stand out before they are worth a warning, in decades.
-LOUD = 0.8
+MISMATCH = 0.8
 
 
 @rule(
@@ -42,7 +43,6 @@ def duplicate_units(case: Case) -> Iterator[Finding]:
         + (f" (and {len(names) - 1} more weights)" if len(names) > 1 else ""),
         evidence={"share": twins[0].twin_rows, "weights": len(names)},
         cause="the weight is one constant" if constant else "the rows of the weight are copies of each other",
-        fix=f"torch.nn.init.kaiming_uniform_(model.get_parameter({names[0]!r}), a=5**0.5)",
     )
 
 
@@ -85,14 +85,14 @@ def cloned_layers(case: Case) -> Iterator[Finding]:
     "gain-mismatch",
     family="structure",
     severity="warning",
-    threshold=f"a weight, norm scale or embedding that stands out by a factor of {10**LOUD:.0f} from theory and from its peers, "
+    threshold=f"a weight, norm scale or embedding that stands out by a factor of {10**MISMATCH:.0f} from theory and from its peers, "
     "on the loud side",
     evidence="single weights scaled by 10 or 100 slow down or stop plain SGD on 12 of 12 architectures, and harm a third of them under Adam",
     limits="a scale that a norm layer absorbs does no harm; that is why this never fails a model by itself",
 )
 def gain_mismatch(case: Case) -> Iterator[Finding]:
     """A parameter's scale is far from what its fan-in and the nonlinearity behind it ask for."""
-    off = [s for s in case.culprits if not s.common and s.decades > LOUD and s.kind != "bias"]
+    off = [s for s in case.culprits if not s.common and s.decades > MISMATCH and s.kind != "bias"]
     if not off:
         return
     yield finding(
@@ -103,7 +103,6 @@ def gain_mismatch(case: Case) -> Iterator[Finding]:
         + (f" (and {len(off) - 1} more)" if len(off) > 1 else ""),
         evidence={"decades": off[0].decades, "expected_std": off[0].expected},
         cause=off[0].cause,
-        fix=off[0].fix,
     )
 
 
@@ -111,7 +110,7 @@ def gain_mismatch(case: Case) -> Iterator[Finding]:
     "nonzero-bias",
     family="structure",
     severity="warning",
-    threshold="a bias or shift whose RMS is 3 or more",
+    threshold=f"a bias or shift whose RMS is {thresholds.LARGE_BIAS:g} or more",
     evidence="biases of -10 and +10 harm 25 of 66 trainability pairs and slow down most others under plain SGD; 0 is every scheme's value",
     limits="a bias that is meant to start a gate open or shut (a prior of rare positives in detection: -4.6) is reported, too",
 )
@@ -123,7 +122,7 @@ def nonzero_bias(case: Case) -> Iterator[Finding]:
             "nonzero-bias",
             "warning",
             [s.name for s in off],
-            f"{off[0].name} starts at RMS {number(10 ** (abs(off[0].decades) - 1))} (below 3)"
+            f"{off[0].name} starts at RMS {number(10 ** (abs(off[0].decades) - 1))} (below {number(thresholds.LARGE_BIAS)})"
             + (f" (and {len(off) - 1} more)" if len(off) > 1 else ""),
             evidence={"biases": len(off)},
             cause=off[0].cause,
@@ -160,7 +159,7 @@ def cut_recurrence(case: Case) -> Iterator[Finding]:
     "saturated-state",
     family="structure",
     severity="error",
-    threshold=f"at least {FULL:.0%} of a recurrent layer's state is at its bounds (above 0.99)",
+    threshold=f"at least {FULL:.0%} of a recurrent layer's state is at its bounds (above {thresholds.FLAT:g})",
     evidence="harmed recurrent pairs with over-scaled weights start with 27 to 72 % of their state at its bounds, harmless ones with "
     "4 % at most",
     limits="sees torch.nn.RNN with tanh, LSTM and GRU; one layer of an LSTM may saturate inside without showing it in its output",
@@ -188,6 +187,6 @@ def saturated_state(case: Case) -> Iterator[Finding]:
     evidence="verdicts on clean trainability models agree over 20 seeds; one that depends on the seed is at the edge of a fault",
     limits="needs a factory and seeds=N; given by the check itself, after the rules have judged every seed",
 )
-def unlucky_seeds(case: Case) -> Iterator[Finding]:
+def unlucky_seeds(_case: Case) -> Iterator[Finding]:
     """Whether this model starts healthy depends on the seed."""
     return iter(())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from .. import thresholds
 from ..records import Finding
 from .registry import Case, finding, number, rule
 
@@ -30,8 +31,6 @@ def non_finite_parameter(case: Case) -> Iterator[Finding]:
                 f"{p.name} holds values that are not finite",
                 evidence={"min": p.value.min, "max": p.value.max, "shape": list(p.shape)},
                 cause="an init formula that divides by zero or overflows, or memory that was never written (torch.empty)",
-                fix=f"torch.nn.init.{'trunc_normal_' if len(p.shape) > 1 else 'zeros_'}"
-                f"(model.get_parameter({p.name!r}){', std=0.02' if len(p.shape) > 1 else ''})",
             )
 
 
@@ -71,7 +70,6 @@ def uninitialized_parameter(case: Case) -> Iterator[Finding]:
                 f"{p.name} holds values up to {number(top)} (at most {number(GARBAGE)} at any sane init)",
                 evidence={"max": top, "allowed": GARBAGE, "rms": p.value.rms},
                 cause="the values look like memory that was never written: allocated with torch.empty and left as it was",
-                fix=f"torch.nn.init.trunc_normal_(model.get_parameter({p.name!r}), std=0.02)",
             )
 
 
@@ -79,7 +77,8 @@ def uninitialized_parameter(case: Case) -> Iterator[Finding]:
     "deferred-mismatch",
     family="values",
     severity="error",
-    threshold="mean or std of a parameter differs between eager and deferred construction by more than 6.5 standard errors",
+    threshold="mean or std of a parameter differs between eager and deferred construction by more than "
+    f"{thresholds.STANDARD_ERRORS:g} standard errors",
     evidence="transformers #45050, torchtitan #312, lightning #17627 are this bug; sampling error alone exceeds it once in 10^9",
     limits="needs a factory and deferred=METHOD; two distributions with equal mean and std are not told apart",
 )
@@ -131,7 +130,6 @@ def non_finite_activation(case: Case) -> Iterator[Finding]:
         cause=f"a parameter that is not finite: {culprit[0]}"
         if culprit
         else f"the forward signal overflows {first.dtype}{growth}",
-        fix="" if culprit else _rescale(case, first.name),
     )
 
 
@@ -162,10 +160,6 @@ def non_finite_gradient(case: Case) -> Iterator[Finding]:
     )
 
 
-def _rescale(case: Case, name: str) -> str:
-    return case.culprits[0].fix if case.culprits else ""
-
-
 @rule(
     "init-drift",
     family="values",
@@ -179,6 +173,6 @@ def _rescale(case: Case, name: str) -> str:
     "independently: an init that divides by a norm of its own draw may vary more. A change of the distribution that keeps "
     "mean and std is not seen, nor is one of what a parametrization makes of a parameter",
 )
-def init_drift(case: Case) -> Iterator[Finding]:
+def init_drift(_case: Case) -> Iterator[Finding]:
     """The initialization is not that of the baseline, by more than chance explains."""
     return iter(())

@@ -7,7 +7,7 @@ with (``naive.py``, ``naive_tight.py``). Everything is checked once, fixes aside
 
 1. recall and false alarms with the shipped thresholds, beside those of the bounds, and where reports lay the fault;
 2. whether clean models of every architecture get the same verdict from seed to seed;
-3. leave-one-architecture-out: the thresholds of ``rules/function.py`` chosen anew from the other architectures alone and
+3. leave-one-architecture-out: the thresholds of ``thresholds.py`` chosen anew from the other architectures alone and
    applied to the one left out. Criterion: in the gap, on a log scale, between the harmless pairs' extreme and the nearest
    harmed one beyond it, halfway; where nothing harmed lies beyond, the harmless extreme moved by half a decade. "Beyond" counts
    only pairs that no other rule fails. Shares that are left of an error are compared by their distance from 1.
@@ -30,8 +30,8 @@ from typing import Any
 import torch
 
 from pytest_initcheck import check as checking
-from pytest_initcheck import rules
-from pytest_initcheck.rules import Case, function
+from pytest_initcheck import rules, thresholds
+from pytest_initcheck.rules import Case
 
 #: Rules that only these thresholds decide.
 JUDGED = ("unresponsive", "unreachable-targets", "chaotic-response")
@@ -52,29 +52,28 @@ class Observed:
     seconds: float
 
     def value(self, name: str) -> float | None:
-        """The number that the threshold ``name`` of rules/function.py is compared with, ``None`` where it is not."""
+        """The number that the threshold ``name`` of thresholds.py is compared with, ``None`` where it is not."""
         r = self.case.response
-        unit = r.details.get("unit", 1.0)
         if not r.movement:
             return None
         moved = max(r.movement)
         if name == "SILENT":
             return moved
         if name == "OUT_OF_REACH":
-            return r.details.get("output_centred_rms", 0.0) / unit
+            return (r.output_centred_rms or 0.0) / r.unit
         if name == "CHAOTIC":
             return r.sensitivity
         if name == "UNREACHED":  # silent networks alone depend on it by itself
-            return r.residual if moved < function.SILENT and not r.details.get("token_fit") else None
+            return r.residual if moved < thresholds.SILENT and not r.token_fit else None
         if name == "ASTRAY":
-            failed = r.residual is not None and r.residual >= function.UNREACHED and moved >= function.SILENT
-            return r.alignment if failed and not r.details.get("token_fit") else None
-        return r.residual if r.details.get("token_fit") else None
+            failed = r.residual is not None and r.residual >= thresholds.UNREACHED and moved >= thresholds.SILENT
+            return r.alignment if failed and not r.token_fit else None
+        return r.residual if r.token_fit else None
 
 
 @dataclass(frozen=True)
 class Threshold:
-    """A constant of rules/function.py.
+    """A constant of thresholds.py.
 
     Attributes:
         above: whether values above it are faults, rather than those below.
@@ -130,7 +129,7 @@ def chosen(threshold: Threshold, training: list[Observed]) -> float:
     # What other rules fail in any case says nothing about where this one's line must lie.
     sick = values(o for o in training if o.label == "harmed" and not set(o.failing) - set(JUDGED))
     if not fine:
-        return float(getattr(function, threshold.name))
+        return float(getattr(thresholds, threshold.name))
     edge = max(fine)
     beyond = [v for v in sick if v > edge]
     return back(sign * ((edge + min(beyond)) / 2 if beyond else edge + 0.5 * (threshold.scale is LOG)))
@@ -217,7 +216,7 @@ def localisation(observed: list[Observed], labels: dict[str, Any], score: Module
 
 def left_out(observed: list[Observed]) -> tuple[list[str], dict[str, tuple[int, int]]]:
     """Rows of the leave-one-architecture-out table, and its sums by label."""
-    shipped = {t.name: getattr(function, t.name) for t in THRESHOLDS}
+    shipped = {t.name: getattr(thresholds, t.name) for t in THRESHOLDS}
     rows, sums = [], dict.fromkeys(("harmed", "harmless", "clean", "hurt", "defect"), (0, 0))
     try:
         for arch in dict.fromkeys(o.arch for o in observed):
@@ -225,7 +224,7 @@ def left_out(observed: list[Observed]) -> tuple[list[str], dict[str, tuple[int, 
             others = [o for o in observed if o.arch != arch]
             values = {t.name: chosen(t, others) for t in THRESHOLDS}
             for name, value in values.items():
-                setattr(function, name, value)
+                setattr(thresholds, name, value)
             row = {}
             for label in sums:
                 mine = [o for o in observed if o.arch == arch and o.label == label]
@@ -235,10 +234,10 @@ def left_out(observed: list[Observed]) -> tuple[list[str], dict[str, tuple[int, 
             cells += [f"{hits}/{of}" for hits, of in (row[k] for k in ("harmed", "harmless", "clean"))]
             rows.append("| " + " | ".join(cells) + " |")
             for name, value in shipped.items():
-                setattr(function, name, value)
+                setattr(thresholds, name, value)
     finally:
         for name, value in shipped.items():
-            setattr(function, name, value)
+            setattr(thresholds, name, value)
     return rows, sums
 
 
@@ -288,7 +287,7 @@ def main() -> None:
               f"{f'; warnings on {warned}' if warned else ''} |")  # fmt: skip
     print("\n| left out | " + " | ".join(t.name for t in THRESHOLDS) + " | harmed | harmless | clean |")
     print("|---" * (len(THRESHOLDS) + 4) + "|")
-    print("| shipped | " + " | ".join(f"{getattr(function, t.name):.3g}" for t in THRESHOLDS) + " | | | |")
+    print("| shipped | " + " | ".join(f"{getattr(thresholds, t.name):.3g}" for t in THRESHOLDS) + " | | | |")
     print("\n".join(rows))
     missed = [f"{o.arch} {o.fault}" for o in observed if o.label == "harmed" and not o.failing]
     alarms = [

@@ -79,7 +79,7 @@ def golden() -> dict[Path, str]:
 
 RECORDS = (
     records.Report, records.Finding, records.Trace, records.LayerRecord, records.ParameterRecord, records.Stats,
-    records.Histogram, records.Response,
+    records.Histogram, records.Response, records.Seeds,
 )  # fmt: skip
 
 
@@ -173,7 +173,11 @@ schema = json.loads(files("pytest_initcheck").joinpath("report.schema.json").rea
 ```
 
 **Version.** `schema_version` is {version}. It is raised when a key goes away or changes its meaning; new keys do not raise
-it, so a reader should ignore keys that it does not know. `Report.from_dict` refuses another version.
+it, so a reader should ignore keys that it does not know. `Report.from_dict` refuses another version. In version 2
+`response.details`, an object of numbers, gave way to keys of their own: `seeds` and `sick_share` became `seeds.count` and
+`seeds.sick` (the sick seeds themselves), `equal_samples` and `loss_of_zero_output` stand in `trace`, the other seven in
+`response` under their names; `equal_samples` and `response.token_fit` are booleans, `response.fit_steps` is an integer, and
+what was not asked is `null` instead of missing.
 
 **Numbers.** JSON has no NaN and no infinity. Where a number may be one of them, it is the string `"nan"`, `"inf"` or
 `"-inf"`; in the tables below such a value is called *number*.

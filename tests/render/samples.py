@@ -97,7 +97,7 @@ def healthy() -> Report:
         ok=True,
         findings=(),
         trace=trace(stack(14, 1.02)),
-        response=Response((0.0812,), 0.0797, 0.37, None, 1.52, {"output_rms": 0.61}),
+        response=Response((0.0812,), 0.0797, 0.37, None, 1.52, output_rms=0.61),
         reproduce="initcheck check timm:resnet18 --seed 0",
     )
 
@@ -209,7 +209,7 @@ def nan() -> Report:
         ok=False,
         findings=(finding,),
         trace=trace(layers, dtype="float16", device="cuda:0", loss=math.nan),
-        response=Response((math.nan,), math.inf, 0.0, math.inf, math.nan, {"output_rms": math.inf}),
+        response=Response((math.nan,), math.inf, 0.0, math.inf, math.nan, output_rms=math.inf),
         reproduce="check_init(model, inputs, seed=0, dtype='float16')",
     )
 
