@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from .gains import weight_gain
+from .gain_table import Gain, weight_gain
 from .schemes import ONES, ZEROS, Draw, kaiming, orthogonal, siren, xavier
 from .wiring import Place, Wiring
 
@@ -96,10 +96,10 @@ class Auto:
         if place.closes and place.normed:
             draw = xavier(place.fan_in, place.fan_out)
             return draw, f"{draw.why}; the norm behind takes the sum of branch and stream"
-        gain, source = (1.0, "a gate") if place.gates else weight_gain(place.followed_by)
-        draw = Draw("normal", gain / math.sqrt(place.fan_in))
+        gain = Gain(1.0, "a gate") if place.gates else weight_gain(place.followed_by)
+        draw = Draw("normal", gain.value / math.sqrt(place.fan_in))
         behind = f" before {place.followed_by}" if place.followed_by not in (None, "none", "mixed") else ""
-        why = f"gain {gain:.3g}{behind} ({source})"
+        why = f"gain {gain.value:.3g}{behind} ({gain.source})"
         if place.closes and self.wiring.branches > 1 and scaled:
             scale = 1.0 / math.sqrt(self.wiring.branches)
             return draw.times(

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .gains import weight_gain
+from .gain_table import weight_gain
 
 #: Values that are looked at, of larger tensors a fixed random choice: enough to tell everything here apart.
 SAMPLE = 1 << 16
@@ -346,7 +346,7 @@ def _misfit(y: Tensor, kind: str, scale: float, bound: float, *, slack: float) -
 def _with_scheme(named: Named, fan_in: int | None, fan_out: int | None, followed_by: str | None) -> Named:
     fields: dict[str, Any] = {}
     if fan_in and named.std and named.kind not in ("constant", "gates") and fan_in > 1:
-        fields["factor"] = named.std * math.sqrt(fan_in) / weight_gain(followed_by)[0]
+        fields["factor"] = named.std * math.sqrt(fan_in) / weight_gain(followed_by).value
     candidates = _schemes(named, fan_in, fan_out, followed_by)
     if candidates and named.std:
         scheme, std = min(candidates.items(), key=lambda c: round(abs(math.log(named.std / c[1])) / 0.02))
@@ -372,7 +372,7 @@ def _schemes(named: Named, fan_in: int | None, fan_out: int | None, followed_by:
         found[f"kaiming_{kind}(relu)"] = math.sqrt(2 / fan_in)
         found[f"lecun_{kind}"] = math.sqrt(1 / fan_in)
         found[f"kaiming_{kind}(relu, fan_out)"] = math.sqrt(2 / fan_out)
-        gain = weight_gain(followed_by)[0]
+        gain = weight_gain(followed_by).value
         if gain not in (1.0, math.sqrt(2)):
             found[f"{kind} with the gain of {followed_by}: {gain:.3g}/sqrt(fan_in)"] = gain / math.sqrt(fan_in)
     if named.kind != "uniform":

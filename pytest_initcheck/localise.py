@@ -7,23 +7,8 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from statistics import median
 
+from .gain_table import weight_gain
 from .records import LayerRecord, ParameterRecord, Trace
-
-#: Second moment gain of what follows a weight: the std that keeps a signal of unit RMS at unit RMS is gain / sqrt(fan_in).
-#: He et al. 2015 (relu, leaky relu), Klambauer et al. 2017 (selu), torch.nn.init.calculate_gain (tanh 5/3 is the upper end of
-#: what carries; 1 keeps small signals), numerically for the others.
-GAINS = {
-    "relu": math.sqrt(2),
-    "leaky_relu": math.sqrt(2),
-    "gelu": 1.5,
-    "silu": 1.7,
-    "elu": 1.25,
-    "softplus": 1.2,
-    "sigmoid": 1.8,
-    "tanh": 1.2,
-    "hardtanh": 1.2,
-    "sin": 1.5,
-}
 
 #: A factor this far (in decades) from what theory and its peers say stands out. Between schemes in use (Xavier, Kaiming,
 #: LeCun, PyTorch's default, orthogonal) the factors differ by up to 0.4.
@@ -195,7 +180,7 @@ def expected_std(p: ParameterRecord) -> float | None:
     """Return the weight std that carries a unit signal through ``p`` and what follows, or ``None``."""
     if p.fan_in is None or p.fan_in == 0 or p.role != "weight" or len(p.shape) < 2:
         return None
-    return GAINS.get(p.followed_by or "", 1.0) / math.sqrt(p.fan_in) / p.factor
+    return weight_gain(p.followed_by).value / math.sqrt(p.fan_in) / p.factor
 
 
 def weight_deviation(p: ParameterRecord) -> float | None:

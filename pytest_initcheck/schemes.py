@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .gain_table import weight_gain
 from .gains import gain as gain_of
-from .gains import weight_gain
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 #: Std of a standard normal cut at +-2, by which a truncated normal must be divided to have the std that was asked for.
@@ -281,7 +281,7 @@ def by_fans(
     Raises:
         ValueError: the scheme is unknown.
     """
-    own = weight_gain(followed_by)[0] if gain is None else gain
+    own = weight_gain(followed_by).value if gain is None else gain
     plain = 1.0 if gain is None else gain
     family, _, kind = scheme.partition("_")
     if scheme not in BY_FANS:
@@ -331,7 +331,7 @@ def recommended_std(
         return 1.0, ONES.code(target)
     if role == "embedding":
         return 1.0, Draw("normal", 1.0).code(target)
-    number, _ = weight_gain(followed_by)
+    number = weight_gain(followed_by).value
     std = number / math.sqrt(fan_in)
     if followed_by in ("relu", "leaky_relu") and math.isclose(number, gain_of("relu"), rel_tol=1e-3):
         # The name says more than the number, and torch reads the same fan from the shape of a plain weight.
