@@ -12,12 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
-from .auto import Values, recurrent_kind
+from .auto import Values
 from .calibrate import calibrate
 from .choices import chooser, scheme_called
 from .distributions import Named, name_distribution
 from .errors import ProbeError, SettingsError, UnhealthyInit
 from .inputs import Call, resolve_inputs
+from .modules import held_by
 from .plan import Change, Plan
 from .schemes import Draw, fill_
 from .state import untouched
@@ -93,7 +94,7 @@ def apply_init(
         _fill(model, plan, generator)
         if lsuv:
             assert call is not None
-            plan = _calibrated(model, call, plan, values, tolerance=tolerance, passes=passes)
+            plan = _calibrated(model, call, plan, tolerance=tolerance, passes=passes)
         if before is not None:
             plan = replace(plan, notes=(*plan.notes, _compared(before, _report(model, inputs, loss))))
     except BaseException:
@@ -153,13 +154,13 @@ def _values(model: nn.Module, place: Place) -> Values:
     scale = float(v.abs().max())
     rms = scale * float((v / scale).square().mean().sqrt()) if 0 < scale < math.inf else scale
     constant = bool((v == v.reshape(-1)[0]).all())
-    return Values(rms, constant, math.isfinite(scale), recurrent_kind(place.kind))
+    return Values(rms, constant, math.isfinite(scale))
 
 
 def _tensor(model: nn.Module, place: Place) -> Tensor:
     """The tensor that users know by the name, also where a parametrization makes it."""
     path, _, attribute = place.name.rpartition(".")
-    if place.parameters[0].endswith("_g"):
+    if place.made_by == "weight-norm":
         g, v = (model.get_parameter(n) for n in place.parameters)
         return torch._weight_norm(v, g, _norm_dim(model, path, attribute))
     tensor = getattr(model.get_submodule(path), attribute)
@@ -168,9 +169,7 @@ def _tensor(model: nn.Module, place: Place) -> Tensor:
 
 
 def _norm_dim(model: nn.Module, path: str, attribute: str) -> int:
-    hooks = model.get_submodule(path)._forward_pre_hooks.values()
-    found: list[Any] = [h for h in hooks if getattr(h, "name", None) == attribute]
-    return int(found[0].dim)
+    return next(h.norm_dim for h in held_by(model.get_submodule(path)) if h.attribute == attribute)
 
 
 # -- what to do
@@ -281,7 +280,7 @@ def _default(changes: Iterable[Change]) -> Iterable[str]:
 
 
 def _writable(model: nn.Module, place: Place) -> None:
-    if place.parameters == (place.name,) or place.parameters[0].endswith("_g"):
+    if place.made_by != "parametrization":
         return
     path, _, attribute = place.name.rpartition(".")
     chain = model.get_submodule(path).parametrizations[attribute]  # type: ignore[index]
@@ -301,7 +300,7 @@ def _fill(model: nn.Module, plan: Plan, generator: torch.Generator | None) -> No
         place, use = change.place, change.place.use
         how = {"out_dim": use.out_dim, "in_dim": use.in_dim, "groups": use.groups}
         try:
-            if place.parameters == (place.name,):
+            if not place.made_by:
                 fill_(model.get_parameter(place.name), change.draw, generator=generator, **how)
             else:
                 weight = torch.empty_like(_tensor(model, place), requires_grad=False)
@@ -313,7 +312,7 @@ def _fill(model: nn.Module, plan: Plan, generator: torch.Generator | None) -> No
 def _set(model: nn.Module, place: Place, weight: Tensor) -> None:
     path, _, attribute = place.name.rpartition(".")
     with torch.no_grad():
-        if place.parameters[0].endswith("_g"):
+        if place.made_by == "weight-norm":
             g, v = (model.get_parameter(n) for n in place.parameters)
             v.copy_(weight)
             g.copy_(torch.norm_except_dim(weight, 2, _norm_dim(model, path, attribute)))
@@ -327,13 +326,11 @@ def _put_back(model: nn.Module, kept: Mapping[str, Tensor]) -> None:
             model.get_parameter(name).copy_(value)
 
 
-def _calibrated(
-    model: nn.Module, call: Call, plan: Plan, values: Mapping[str, Values], *, tolerance: float, passes: int
-) -> Plan:
+def _calibrated(model: nn.Module, call: Call, plan: Plan, *, tolerance: float, passes: int) -> Plan:
     if not tolerance > 0 or passes < 1:
         raise SettingsError(f"tolerance must be above 0 and passes at least 1 (got {tolerance!r} and {passes!r})")
     todo = [c.place for c in plan.changes if c.draw is not None and c.draw.why == "lsuv"]
-    places = {p.name: p for p in todo if not values[p.name].recurrent}
+    places = {p.name: p for p in todo if not p.use.cell}
     weights: dict[str, Collection[Tensor]] = {
         name: [model.get_parameter(n) for n in place.parameters] for name, place in places.items()
     }
@@ -341,7 +338,7 @@ def _calibrated(
     def multiply(name: str, factor: float) -> None:
         place = places[name]
         with torch.no_grad():
-            if place.parameters == (name,):
+            if not place.made_by:
                 model.get_parameter(name).mul_(factor)
             else:
                 _set(model, place, _tensor(model, place) * factor)

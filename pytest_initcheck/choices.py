@@ -173,7 +173,7 @@ def _siren(auto: Auto, place: Place, *, omega: float | None = None) -> Choice:
 def lsuv_draw(auto: Auto, place: Place) -> Choice:
     """Return the orthogonal weight that LSUV starts from; what it does not calibrate is as in ``auto``."""
     draw, why = auto(place)
-    if place.role != "weight" or draw is None or auto.values[place.name].recurrent:
+    if place.role != "weight" or draw is None or place.use.cell:
         return draw, why
     assert place.fan_in
     start = orthogonal(place.fan_in, place.units)

@@ -10,7 +10,9 @@ import torch
 from torch import nn
 
 from pytest_initcheck import apply_init, check_init, recommend_init
-from pytest_initcheck.localise import expected_std, weight_deviation
+from pytest_initcheck.localise import Suspect, expected_std, weight_deviation
+from pytest_initcheck.records import Finding, LayerRecord, Response, Stats, Trace
+from pytest_initcheck.rules import RULES, Case
 
 
 def stack(activation: type[nn.Module], depth: int = 6, width: int = 64) -> nn.Sequential:
@@ -50,3 +52,19 @@ def test_what_apply_init_writes_does_not_stand_out():
         off = [d for p in check_init(model, "32x64").parameters.values() if (d := weight_deviation(p)) is not None]
 
         assert off == pytest.approx([0.0] * 7, abs=math.log10(1.1))
+
+
+@pytest.mark.parametrize("rule", ["cut-recurrence", "saturated-state"])
+def test_a_layer_is_not_blamed_for_what_another_one_with_a_longer_name_does(rule: str):
+    flat = Stats(count=8, mean=1.0, std=0.0, rms=1.0, min=1.0, max=1.0, zeros=0.0, finite=True)
+    layer = LayerRecord("rnn1", "rnn1", "RNN", False, True, 0, (8, 4), "float32", flat, saturated=1.0)
+    theirs, own = (Suspect(f"{n}.weight_hh_l0", "weight", 2.0, False, f"{n} is loud") for n in ("rnn10", "rnn1"))
+
+    def judged(*culprits: Suspect) -> Finding:
+        case = Case(Trace({"rnn1": layer}, {}), Response(), culprits=culprits, memory={"rnn1": 1e-6})
+        (found,) = RULES[rule].judge(case)
+        return found
+
+    assert judged(theirs).layers == ("rnn1",)
+    assert judged(theirs, own).layers == ("rnn1.weight_hh_l0",)
+    assert judged(theirs, own).cause == "rnn1 is loud"
