@@ -85,7 +85,7 @@ def apply_init(
     changes = _plan(model, scheme, wiring, values, options, _list(include), _list(exclude), origins=dry_run)
     notes = (*_notes(scheme, wiring), *_default(changes))
     plan = Plan(scheme if isinstance(scheme, str) else "by pattern", tuple(changes), notes=notes)
-    lsuv = scheme == "lsuv"
+    lsuv = any(c.draw is not None and c.draw.calibrated for c in changes)
     if dry_run and not lsuv:
         return plan
     before = _report(model, inputs, loss) if verify else None
@@ -257,10 +257,9 @@ def _notes(scheme: str | Mapping[str, str | Draw], wiring: Wiring) -> Iterable[s
 
 def _default(changes: Iterable[Change]) -> Iterable[str]:
     """What PyTorch's default is, and how far it carries a signal where no norm follows."""
-    named = [(c, c.origin) for c in changes if c.origin is not None and "PyTorch's default" in c.origin.scheme]
-    for scheme in dict.fromkeys(n.scheme for _, n in named):
-        without = scheme.replace(", PyTorch's default", "")
-        yield f"default is PyTorch's: {without}."
+    named = [(c, c.origin) for c in changes if c.origin is not None and _by_torch(c.origin)]
+    for text in dict.fromkeys(n.standard.text() for _, n in named if n.standard is not None):
+        yield f"default is PyTorch's: {text}."
     told: set[str] = set()
     for c, n in named:
         behind = c.place.followed_by
@@ -274,6 +273,10 @@ def _default(changes: Iterable[Change]) -> Iterable[str]:
             f"The default {where} multiplies a signal by {n.factor:.2g} a layer: without normalization "
             f"a thousandth is left after {n.depth:.0f} layers."
         )
+
+
+def _by_torch(named: Named) -> bool:
+    return named.standard is not None and named.standard.default
 
 
 # -- doing it
@@ -329,7 +332,7 @@ def _put_back(model: nn.Module, kept: Mapping[str, Tensor]) -> None:
 def _calibrated(model: nn.Module, call: Call, plan: Plan, *, tolerance: float, passes: int) -> Plan:
     if not tolerance > 0 or passes < 1:
         raise SettingsError(f"tolerance must be above 0 and passes at least 1 (got {tolerance!r} and {passes!r})")
-    todo = [c.place for c in plan.changes if c.draw is not None and c.draw.why == "lsuv"]
+    todo = [c.place for c in plan.changes if c.draw is not None and c.draw.calibrated]
     places = {p.name: p for p in todo if not p.use.cell}
     weights: dict[str, Collection[Tensor]] = {
         name: [model.get_parameter(n) for n in place.parameters] for name, place in places.items()

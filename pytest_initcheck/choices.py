@@ -177,7 +177,7 @@ def lsuv_draw(auto: Auto, place: Place) -> Choice:
         return draw, why
     assert place.fan_in
     start = orthogonal(place.fan_in, place.units)
-    return replace(start, why="lsuv"), "orthogonal, then to unit variance (Mishkin and Matas 2016)"
+    return replace(start, calibrated=True), "orthogonal, then to unit variance (Mishkin and Matas 2016)"
 
 
 _WHOLE: Mapping[str, Callable[..., Choice]] = {

@@ -28,12 +28,13 @@ class Suspect:
     Attributes:
         name: parameter (or layer) name.
         kind: ``"weight"``, ``"bias"``, ``"norm-scale"``, ``"embedding"``, ``"zero"`` or ``"dead"``.
-        decades: how far off, in powers of ten; negative is too small.
+        decades: how far off, in powers of ten; negative is too small. Of a bias, what ranks it among scales.
         common: whether most of the model's weights are off by as much: the scheme's fault, not this layer's.
         cause: in the field's terms, with numbers.
         absorbed: whether the scale makes no difference to what the network does with its inputs: a norm layer rescales it,
             or nothing reads it any more (a head).
         expected: the std that theory asks for, where it says.
+        rms: root mean square of its values.
     """
 
     name: str
@@ -44,6 +45,12 @@ class Suspect:
     expected: float | None = None
     fix: str = ""
     absorbed: bool = False
+    rms: float = 0.0
+
+    @property
+    def factor(self) -> float:
+        """How many times too large or too small a scale is."""
+        return float(10 ** abs(self.decades))
 
     @property
     def loud(self) -> bool:
@@ -210,7 +217,8 @@ def _bias(p: ParameterRecord) -> Suspect | None:
     cause = f"{p.name} starts at {number(p.value.mean)} on average (0 is usual): the offset drowns the signal{shut}"
     # A bias counts against a unit signal, a weight against its own theory: an offset of 10 is as far off as a factor of 10,
     # and, unlike the factor, no norm layer or optimizer makes up for it.
-    return Suspect(p.name, "bias", math.copysign(math.log10(p.value.rms) + 1, p.value.mean or 1), False, cause, 0.0)
+    rank = math.copysign(math.log10(p.value.rms) + 1, p.value.mean or 1)
+    return Suspect(p.name, "bias", rank, False, cause, 0.0, rms=p.value.rms)
 
 
 def _norm(p: ParameterRecord) -> Suspect | None:

@@ -30,6 +30,7 @@ class Draw:
         value: the constant; for identity and orthogonal ones the gain.
         options: what else the kind needs: ``sparsity``, ``values`` of gates.
         why: the scheme and its source, in words.
+        calibrated: whether it is only what LSUV starts from, and then scaled to data.
     """
 
     kind: str
@@ -37,6 +38,7 @@ class Draw:
     value: float = 0.0
     options: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
     why: str = ""
+    calibrated: bool = False
 
     def times(self, factor: float, why: str = "") -> Draw:
         """Return the same with every value multiplied by ``factor``."""

@@ -647,3 +647,23 @@ def test_roles_are_the_same_with_and_without_a_run_and_through_whatever_makes_a_
     assert [p["0.weight"].place.made_by for p in plans] == ["", "parametrization", "weight-norm"]
     for name in ("0.weight", "0.bias", "2.weight", "2.bias"):
         assert len({(p[name].place.use, p[name].place.fan_in, p[name].place.fan_out) for p in plans}) == 1, name
+
+
+def test_lsuv_for_some_weights_is_calibrated_like_lsuv_for_all():
+    torch.manual_seed(0)
+    model = mlp(depth=2)
+
+    plan = apply_init(model, {"0.*": "lsuv", "*": "auto"}, "64x128", seed=0)
+
+    assert "its output has std" in plan["0.weight"].why
+    assert "its output has std" not in plan["2.weight"].why
+    x = torch.randn(4096, 128, generator=torch.Generator().manual_seed(1))
+    assert float(model[0](x).detach().std()) == pytest.approx(1.0, abs=0.15)
+
+
+def test_a_draw_of_ones_own_is_not_calibrated_whatever_it_says():
+    before = Draw("normal", 3.0, why="lsuv")
+
+    plan = apply_init(mlp(depth=2), {"*.weight": before}, "64x128", seed=0)
+
+    assert plan["0.weight"].draw == before

@@ -68,3 +68,11 @@ def test_a_layer_is_not_blamed_for_what_another_one_with_a_longer_name_does(rule
     assert judged(theirs).layers == ("rnn1",)
     assert judged(theirs, own).layers == ("rnn1.weight_hh_l0",)
     assert judged(theirs, own).cause == "rnn1 is loud"
+
+
+def test_a_bias_is_told_by_its_size_and_not_by_its_rank():
+    case = Case(Trace({}, {}), Response(), culprits=(Suspect("fc.bias", "bias", -9.0, False, "", 0.0, rms=4.5),))
+
+    (found,) = RULES["nonzero-bias"].judge(case)
+
+    assert found.summary == "fc.bias starts at RMS 4.5 (below 3)"

@@ -100,7 +100,7 @@ def gain_mismatch(case: Case) -> Iterator[Finding]:
         "gain-mismatch",
         "warning",
         [s.name for s in off],
-        f"{off[0].name} stands out by x{number(10 ** abs(off[0].decades))}"
+        f"{off[0].name} stands out by x{number(off[0].factor)}"
         + (f" (and {len(off) - 1} more)" if len(off) > 1 else ""),
         evidence={"decades": off[0].decades, "expected_std": off[0].expected},
         cause=off[0].cause,
@@ -124,7 +124,7 @@ def nonzero_bias(case: Case) -> Iterator[Finding]:
             "nonzero-bias",
             "warning",
             [s.name for s in off],
-            f"{off[0].name} starts at RMS {number(10 ** (abs(off[0].decades) - 1))} (below 3)"
+            f"{off[0].name} starts at RMS {number(off[0].rms)} (below 3)"
             + (f" (and {len(off) - 1} more)" if len(off) > 1 else ""),
             evidence={"biases": len(off)},
             cause=off[0].cause,
