@@ -23,6 +23,7 @@ from .plan import Change, Plan
 from .schemes import Draw, fill_
 from .state import untouched
 from .wiring import Place, Wiring, module_wiring, read_wiring
+from .words import plural
 
 if TYPE_CHECKING:
     from .records import Report
@@ -395,4 +396,4 @@ def _compared(before: Report, after: Report) -> str:
 
 
 def _count(errors: int) -> str:
-    return "no error" if not errors else "1 error" if errors == 1 else f"{errors} errors"
+    return plural(errors, "error") if errors else "no error"

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from .errors import InitcheckError, ProbeError
 from .records import ConstructionFault
 from .statistics import measure, settle
+from .words import first_line
 
 Factory = Callable[[], nn.Module]
 
@@ -38,7 +39,7 @@ def build(factory: Factory, seed: int) -> tuple[nn.Module, dict[str, Constructio
         except InitcheckError:
             raise  # a target that knows better what went wrong
         except Exception as error:
-            message = str(error).strip().split("\n")[0]
+            message = first_line(error)
             raise ProbeError(f"the factory raised {type(error).__name__}: {message}") from error
     if not isinstance(model, nn.Module):
         raise ProbeError(f"the factory must return an nn.Module (it returned {type(model).__name__})")

@@ -29,6 +29,7 @@ from .recurrence import carried
 from .response import ask
 from .settings import Settings, matches
 from .state import untouched
+from .words import first_line
 
 Model = nn.Module | Callable[[], nn.Module]
 Loss = Callable[[Any], Tensor]
@@ -314,7 +315,7 @@ def _placed(model: nn.Module, settings: Settings) -> nn.Module:
             return model
         return copy.deepcopy(model).to(device=device, dtype=dtype)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise SettingsError(f"device {settings.device!r} cannot be used here: {reason}") from error
 
 

@@ -9,16 +9,13 @@ from statistics import median
 
 from .gain_table import weight_gain
 from .records import LayerRecord, ParameterRecord, Trace
+from .words import number
 
 #: A factor this far (in decades) from what theory and its peers say stands out. Between schemes in use (Xavier, Kaiming,
 #: LeCun, PyTorch's default, orthogonal) the factors differ by up to 0.4.
 STANDS_OUT = 0.45
 #: A constant offset of a pre-activation this large closes a ReLU's or a gate's unit for almost every sample.
 LARGE_BIAS = 3.0
-
-
-def number(value: float) -> str:
-    return f"{value:.3g}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ from .state import Guard, has_lazy
 from .statistics import own_seed
 from .tracing import read_graph, trace_of
 from .weights import Use
+from .words import first_line
 
 __all__ = ["Probed", "centred", "float_outputs", "named_trainable", "run_probe", "sample_dim"]
 
@@ -152,7 +153,7 @@ def run_probe(
         try:
             return run(args, kwargs)
         except Exception as error:
-            message = str(error).strip().split("\n")[0]
+            message = first_line(error)
             raise ProbeError(
                 f"{type(subject).__name__} ran once, but raised {type(error).__name__} when run again with its weights "
                 f"or inputs changed a little: {message}"
@@ -292,7 +293,7 @@ def _seed(seed: int) -> None:
 def _failed(phase: str, model: nn.Module, watch: Watch, error: Exception) -> ProbeError:
     layer = watch.innermost if phase == "forward" else None
     where = f" at layer {layer}" if layer else ""
-    message = str(error).strip().split("\n")[0]
+    message = first_line(error)
     told = f"{phase} of {type(model).__name__} raised {type(error).__name__}{where}"
     return ProbeError(f"{told}: {message}", layer=layer, short=told)
 

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import InitcheckError, TargetError
 from .settings import BY_NAME
+from .words import named_error
 
 if TYPE_CHECKING:
     from torch import nn
@@ -158,12 +159,6 @@ def _hint(name: str, known: list[str]) -> str:
     return f" (did you mean {' or '.join(close)}?)" if close else ""
 
 
-def _error(e: BaseException) -> str:
-    """The exception in one line: its class and the first line of its message."""
-    first = str(e).strip().split("\n", 1)[0]
-    return f"{type(e).__name__}: {first}" if first else type(e).__name__
-
-
 # -- importing a user's code
 
 
@@ -211,7 +206,7 @@ def _import(spec: str, where: str, root: Path) -> ModuleType:
                 "install it, correct the name, or write path/file.py:NAME"
             ) from None
         told = f"importing {where} failed"
-        raise TargetError(f"{spec}: {told} ({_error(e)}): install what it needs", short=told) from e
+        raise TargetError(f"{spec}: {told} ({named_error(e)}): install what it needs", short=told) from e
     except SystemExit as e:
         raise TargetError(
             f"{spec}: importing {where} ended the program (SystemExit: {e}): "
@@ -219,7 +214,7 @@ def _import(spec: str, where: str, root: Path) -> ModuleType:
         ) from e
     except Exception as e:
         told = f"importing {where} failed"
-        raise TargetError(f"{spec}: {told} ({_error(e)}): mend the module first", short=told) from e
+        raise TargetError(f"{spec}: {told} ({named_error(e)}): mend the module first", short=told) from e
 
 
 def _import_file(spec: str, file: Path) -> ModuleType:
@@ -293,7 +288,7 @@ def _guarded(
             raise
         except Exception as e:
             told = "building the model failed"
-            raise TargetError(f"{spec}: {told} ({_error(e)}); -v shows where", short=told) from e
+            raise TargetError(f"{spec}: {told} ({named_error(e)}); -v shows where", short=told) from e
         if not _is_module(model):
             raise TargetError(f"{spec}: the factory returned {_a(type(model).__name__)}, expected an nn.Module")
         return model  # type: ignore[no-any-return]
@@ -313,14 +308,14 @@ def _library(spec: str, name: str) -> Any:
     except ModuleNotFoundError as e:
         if e.name != name:
             told = f"importing {name} failed"
-            raise TargetError(f"{spec}: {told} ({_error(e)}): install what it needs", short=told) from e
+            raise TargetError(f"{spec}: {told} ({named_error(e)}): install what it needs", short=told) from e
         raise TargetError(f"{spec} needs {name}, not installed: pip install 'pytest-initcheck[{name}]'") from None
     except Exception as e:
         import torch
 
         fitting = f"install the {name} that fits torch {torch.__version__}"
         told = f"importing {name} failed"
-        raise TargetError(f"{spec}: {told} ({_error(e)}): {fitting}", short=told) from e
+        raise TargetError(f"{spec}: {told} ({named_error(e)}): {fitting}", short=told) from e
 
 
 def _timm(spec: str, name: str, arguments: dict[str, Any]) -> Callable[[], Any]:
@@ -396,7 +391,7 @@ def _part(spec: str, transformers: Any, name: str) -> Any:
         while cause.__cause__ is not None:  # what transformers says itself is that there was something
             cause = cause.__cause__
         raise TargetError(
-            f"{spec}: transformers could not import {name} ({_error(cause)}): mend or take out the library it needs for "
+            f"{spec}: transformers could not import {name} ({named_error(cause)}): mend or take out the library it needs for "
             f"that, such as a torchvision that does not fit torch {torch.__version__}"
         ) from e
 
@@ -408,7 +403,7 @@ def _hub_config(spec: str, name: str, transformers: Any, **arguments: Any) -> An
         hint = _hint(name, list(transformers.CONFIG_MAPPING))
         raise TargetError(
             f"{spec}: transformers has no model type {name!r}{hint} and could not read that configuration from the hub "
-            f"({_error(e)}): correct the name or write a class such as hf:GPT2Config"
+            f"({named_error(e)}): correct the name or write a class such as hf:GPT2Config"
         ) from e
 
 

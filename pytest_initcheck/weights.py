@@ -10,8 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from .graph import Graph, operation
-from .graph import Use as NodeUse
+from .graph import Graph, NodeUse, operation
 from .modules import held_by
 
 #: Operands by position, for functions that name them.

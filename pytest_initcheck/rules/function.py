@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 from ..localise import growth, typical_deviation
 from ..records import Finding
-from .registry import Case, finding, number, rule
+from ..words import number
+from .registry import Case, finding, rule
 
 #: A network that moves less than this in three optimizer-sized steps is looked at harder.
 SILENT = 1e-3

@@ -97,14 +97,3 @@ def finding(
     names = tuple(dict.fromkeys(layers))
     silence = f'ignore=["{rule_name}:{names[0]}"]' if names else f'ignore=["{rule_name}"]'
     return Finding(rule_name, severity, names, summary, evidence or {}, cause, fix, silence)
-
-
-def number(value: float | None) -> str:
-    """Return ``value`` as messages show it: three significant digits at most, exponents only when they help."""
-    if value is None:
-        return "?"
-    if value == 0 or value != value or value in (float("inf"), float("-inf")):
-        return str(value) if value else "0"
-    if 1e-3 <= abs(value) < 1e4:
-        return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
-    return f"{value:.1e}"

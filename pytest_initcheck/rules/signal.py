@@ -10,8 +10,9 @@ from collections.abc import Iterator
 
 from ..localise import Growth, first_dead, growth
 from ..records import Finding
+from ..words import number
 from .function import OUT_OF_REACH, asleep, silent
-from .registry import Case, finding, number, rule
+from .registry import Case, finding, rule
 
 #: Factor over the whole depth from which a steady trend is worth a warning, and how steady it must be.
 TREND, STEADY = 1e3, 0.8

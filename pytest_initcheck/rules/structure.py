@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 from ..named import inside
 from ..records import Finding, ParameterRecord
-from .registry import Case, finding, number, rule
+from ..words import number
+from .registry import Case, finding, rule
 
 #: Share of a layer's units with an exact twin from which the layer cannot use its width.
 TWINS = 0.5
@@ -15,7 +16,7 @@ CUT = 1e-3
 #: Share of a recurrent state at its bounds: the geometric middle between harmless (4 %) and harmed (27 %) pairs.
 FULL = 0.1
 #: Factor by which single weights stand out before they are worth a warning, in decades.
-LOUD = 0.8
+GLARING = 0.8
 
 
 @rule(
@@ -86,14 +87,14 @@ def cloned_layers(case: Case) -> Iterator[Finding]:
     "gain-mismatch",
     family="structure",
     severity="warning",
-    threshold=f"a weight, norm scale or embedding that stands out by a factor of {10**LOUD:.0f} from theory and from its peers, "
+    threshold=f"a weight, norm scale or embedding that stands out by a factor of {10**GLARING:.0f} from theory and from its peers, "
     "on the loud side",
     evidence="single weights scaled by 10 or 100 slow down or stop plain SGD on 12 of 12 architectures, and harm a third of them under Adam",
     limits="a scale that a norm layer absorbs does no harm; that is why this never fails a model by itself",
 )
 def gain_mismatch(case: Case) -> Iterator[Finding]:
     """A parameter's scale is far from what its fan-in and the nonlinearity behind it ask for."""
-    off = [s for s in case.culprits if not s.common and s.decades > LOUD and s.kind != "bias"]
+    off = [s for s in case.culprits if not s.common and s.decades > GLARING and s.kind != "bias"]
     if not off:
         return
     yield finding(

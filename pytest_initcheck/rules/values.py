@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ..records import Finding
-from .registry import Case, finding, number, rule
+from ..words import number
+from .registry import Case, finding, rule
 
 #: No initialization writes weights this large; memory that was never written often holds them.
 GARBAGE = 1e8
