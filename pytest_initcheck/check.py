@@ -24,11 +24,12 @@ from .phases import doing, done_last, told_to
 from .probe import histograms, run_probe, sample_dim
 from .push import push_of
 from .reach import unreached_reasons
-from .records import Finding, Report, Seeds, Trace
+from .records import ConstructionFault, Finding, Report, Seeds, Trace
 from .recurrence import carried
 from .response import ask
 from .settings import Settings, matches
 from .state import untouched
+from .words import first_line, named_error
 
 Model = nn.Module | Callable[[], nn.Module]
 Loss = Callable[[Any], Tensor]
@@ -100,9 +101,8 @@ def check(
         if settings.debug:
             raise
         subject = name or (type(model).__name__ if isinstance(model, nn.Module) else "the model")
-        message = (str(error).strip().split("\n")[0] or "no message")[:300]
         raise ProbeError(
-            f"{subject} could not be checked: {type(error).__name__} in the phase {done_last()!r}: {message} "
+            f"{subject} could not be checked: in the phase {done_last()!r} came {named_error(error)[:300]} "
             "(debug=True or --initcheck-debug shows the traceback)"
         ) from error
 
@@ -135,7 +135,7 @@ def _check(
 
 def _check_module(
     model: nn.Module,
-    left: dict[str, str],
+    left: dict[str, ConstructionFault],
     inputs: Any,
     loss: Loss | None,
     settings: Settings,
@@ -193,7 +193,13 @@ def _check_module(
 
 
 def _measured(
-    subject: nn.Module, call: Call, left: dict[str, str], loss: Loss | None, settings: Settings, *, named: bool
+    subject: nn.Module,
+    call: Call,
+    left: dict[str, ConstructionFault],
+    loss: Loss | None,
+    settings: Settings,
+    *,
+    named: bool,
 ) -> rules.Case:
     """Everything that touches the model, inside the guard that leaves no trace."""
     told: list[str] = []
@@ -354,7 +360,7 @@ def _placed(model: nn.Module, settings: Settings) -> nn.Module:
             return model
         return copy.deepcopy(model).to(device=device, dtype=dtype)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise SettingsError(f"device {settings.device!r} cannot be used here: {reason}") from error
 
 

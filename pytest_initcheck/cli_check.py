@@ -69,7 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
                 traceback.print_exception(e.__cause__)
             said = _said(e)
             sentence = said if spec in said else f"{spec}: {said}"
-            unchecked[index] = said.removeprefix(f"{spec}: ")
+            unchecked[index] = getattr(e, "short", "") or said.removeprefix(f"{spec}: ")
             print(f"initcheck: {sentence}", file=sys.stderr)
             status = COULD_NOT_TELL
             continue
@@ -109,12 +109,12 @@ def _plugins() -> pluggy.PluginManager:
 
 
 def _check(spec: str, inputs: str | None, asked: dict[str, Any], hook: Any) -> Report:
-    from .items import Case, case_of
+    from .items import ModelCase, case_of
     from .targets import load
 
     model = load(spec)
     # What model_case says about a factory holds here too, so that a failed item can be repeated with its spec.
-    case = case_of(getattr(model, "__wrapped__", None)) or Case(model)
+    case = case_of(getattr(model, "__wrapped__", None)) or ModelCase(model)
     settings = Settings.of(asked, case.settings)
     given_inputs = case.inputs if inputs is None else inputs
     return run_check(hook, model, given_inputs, loss=case.loss, settings=settings, name=spec, is_spec=True)

@@ -32,7 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from .apply import recommend_init
     from .build import build
-    from .items import Case, case_of
+    from .items import ModelCase, case_of
     from .targets import load
 
     if arguments.as_code and arguments.format == "json":
@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
     if inputs is not None:
         parse_shapes(inputs)
     loaded = load(arguments.spec)
-    case = case_of(getattr(loaded, "__wrapped__", None)) or Case(loaded)
+    case = case_of(getattr(loaded, "__wrapped__", None)) or ModelCase(loaded)
     model = loaded if isinstance(loaded, nn.Module) else build(loaded, arguments.seed)[0]
     plan = recommend_init(
         model,

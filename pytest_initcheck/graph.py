@@ -114,7 +114,7 @@ _ROOTS = frozenset(["Rsqrt", "Sqrt", "Reciprocal", "LinalgVectorNorm", "Std", "V
 
 
 @dataclass(frozen=True, slots=True)
-class Use:
+class NodeUse:
     """One way in which a weight enters the forward pass.
 
     Attributes:
@@ -178,10 +178,10 @@ class Graph:
             return False
         return any(consumer in self._making for consumer, _ in self.consumers[node])
 
-    def uses(self, leaf: Tensor) -> list[Use]:
+    def uses(self, leaf: Tensor) -> list[NodeUse]:
         """Return how the roots use ``leaf``, looking through views and casts of it, and through parametrizations."""
         start = self._leaves.get(id(leaf))
-        found: list[Use] = []
+        found: list[NodeUse] = []
         seen = set()
         todo = [(start, False)] if start is not None else []
         while todo:
@@ -196,7 +196,7 @@ class Graph:
                 elif name in _VIEWS:
                     todo.append((consumer, transposed ^ _exchanges(name, consumer)))
                 else:
-                    found.append(Use(name, position, transposed, consumer))
+                    found.append(NodeUse(name, position, transposed, consumer))
         return found
 
     def followed_by(self, node: Any) -> str:

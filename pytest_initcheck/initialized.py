@@ -25,9 +25,12 @@ from .drift import Sample, drifted
 from .errors import SettingsError, UnexpectedInit
 from .expect import TESTS, Distribution, Expectation, Misfit, misfits, sampled
 from .statistics import kurtosis, measure, settle
+from .words import further, plural, some
 
 #: Failures that are described; of more, the names.
 SHOWN = 5
+#: Names that are listed.
+LISTED = 10
 
 T = TypeVar("T")
 
@@ -77,19 +80,19 @@ class Initialization:
     def __str__(self) -> str:
         failed = self.failed
         if not failed:
-            blocks = [f"{self.model}: {_parameters(len(self.checked))} initialized as expected"]
+            blocks = [f"{self.model}: {plural(len(self.checked), 'parameter')} initialized as expected"]
         else:
             first = failed[0]
-            more = f" (+{len(failed) - 1} more)" if len(failed) > 1 else ""
+            more = further(len(failed))
             blocks = [
-                f"{self.model}: {len(failed)} of {_parameters(len(self.checked))} not initialized as expected: "
+                f"{self.model}: {len(failed)} of {plural(len(self.checked), 'parameter')} not initialized as expected: "
                 f"{first.name}: {first.misfits[0].text}{more}"
             ]
         blocks += [_block(c) for c in failed[:SHOWN]]
         if len(failed) > SHOWN:
-            blocks.append(f"... and {_few([c.name for c in failed[SHOWN:]])}")
+            blocks.append(f"... and {some([c.name for c in failed[SHOWN:]], LISTED)}")
         if self.uncovered:
-            blocks.append(f"covered by no pattern: {_few(self.uncovered)}")
+            blocks.append(f"covered by no pattern: {some(self.uncovered, LISTED)}")
         if failed:
             blocks.append(f"chance of a false alarm: at most {self.false_alarm_rate:g} for the whole model")
         return "\n\n".join(blocks)
@@ -201,7 +204,7 @@ def _chosen(found: list[_Parameter], expected: Mapping[str, Expectation]) -> dic
     for pattern, count in matching.items():
         if not count:
             raise SettingsError(
-                f"the pattern {pattern!r} matches no parameter (there are {_few([p.name for p in found])})"
+                f"the pattern {pattern!r} matches no parameter (there are {some([p.name for p in found], LISTED)})"
             )
         if pattern not in chosen.values():
             raise SettingsError(
@@ -291,11 +294,3 @@ def _block(c: Checked) -> str:
     shape = "x".join(map(str, c.shape)) or "scalar"
     lines = [f"{c.name} ({shape}), {c.pattern!r}: expected {c.expected}", *(f"  {m.text}" for m in c.misfits)]
     return "\n".join([*lines, f"  it looks like: {c.looks}"])
-
-
-def _parameters(count: int) -> str:
-    return f"{count} parameter{'' if count == 1 else 's'}"
-
-
-def _few(names: tuple[str, ...] | list[str]) -> str:
-    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")

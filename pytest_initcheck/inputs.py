@@ -17,6 +17,7 @@ from .memory import holds_values
 from .randomness import seeded
 from .shapes import Shape, parse_shapes
 from .state import has_lazy, untouched
+from .words import named_error
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def resolve_inputs(
             with seeded(seed):
                 inputs = inputs()
         except Exception as error:
-            raise ProbeError(f"the inputs callable raised {_said(error)}") from error
+            raise ProbeError(f"the inputs callable raised {named_error(error)}") from error
     if isinstance(inputs, str):
         args, kwargs = _from_shapes(parse_shapes(inputs), model, generator)
         source = "shape"
@@ -168,7 +169,9 @@ def _moved(value: Any, device: torch.device, dtype: torch.dtype | None) -> Any:
         try:
             moved = value.to(device=device, dtype=target)
         except Exception as error:
-            raise ProbeError(f"an input cannot be moved to {device} as {target}: it raised {_said(error)}") from error
+            raise ProbeError(
+                f"an input cannot be moved to {device} as {target}: it raised {named_error(error)}"
+            ) from error
         if moved is value and value.layout is torch.strided:
             # A copy, so that in-place operations of the model do not reach the user's tensor.
             moved = value.detach().clone().requires_grad_(value.requires_grad)
@@ -186,13 +189,7 @@ def _moved(value: Any, device: torch.device, dtype: torch.dtype | None) -> Any:
         return copy.copy(value).to(device)
     except Exception as error:
         what = f"an input of type {type(value).__name__} cannot be moved to {device}"
-        raise ProbeError(f"{what}: its method to raised {_said(error)}") from error
-
-
-def _said(error: BaseException) -> str:
-    """The class of an exception and the first line of its message, if it has one."""
-    first = str(error).strip().partition("\n")[0]
-    return f"{type(error).__name__}: {first}" if first else type(error).__name__
+        raise ProbeError(f"{what}: its method to raised {named_error(error)}") from error
 
 
 def _describe(name: str, tensor: Tensor) -> str:

@@ -58,7 +58,7 @@ def check_in(
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
+class ModelCase:
     """What :func:`model_case` was told about a factory.
 
     Attributes:
@@ -107,16 +107,16 @@ def model_case(inputs: Any = None, *, loss: Any = None, **settings: Any) -> Call
             inspect.signature(factory).bind()
         except TypeError as e:
             raise SettingsError(f"model_case: {name} must be callable without arguments ({e}): wrap it") from None
-        factory.__initcheck_case__ = Case(factory, inputs, loss, dict(settings))  # type: ignore[attr-defined]
+        factory.__initcheck_case__ = ModelCase(factory, inputs, loss, dict(settings))  # type: ignore[attr-defined]
         return factory
 
     return mark
 
 
-def case_of(value: object) -> Case | None:
+def case_of(value: object) -> ModelCase | None:
     """Return what :func:`model_case` said about this very object (not about a base class or a wrapped function)."""
     case = getattr(value, "__dict__", {}).get("__initcheck_case__")
-    return case if isinstance(case, Case) and case.factory is value else None
+    return case if isinstance(case, ModelCase) and case.factory is value else None
 
 
 class ModelItem(pytest.Item):
@@ -214,7 +214,7 @@ def target_item(session: pytest.Session, target: Target, root: Path) -> ModelIte
     )
 
 
-def case_item(collector: pytest.Module | pytest.Class, name: str, case: Case) -> ModelItem:
+def case_item(collector: pytest.Module | pytest.Class, name: str, case: ModelCase) -> ModelItem:
     """Return the item of a factory in a test module."""
     file = collector.path
     subject = f"{_relative(file, collector.config.rootpath)}:{name}"

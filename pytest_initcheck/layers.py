@@ -28,6 +28,7 @@ from .modules import (
 from .records import Histogram
 from .statistics import Pending, histogram, measure, rms, saturated_share
 from .weights import Use, uses
+from .words import some
 
 #: Name of an operation -> range whose two ends are flat, for those that have one.
 RANGES: Mapping[str, tuple[float, float]] = {
@@ -242,9 +243,8 @@ class Watch(TorchFunctionMode):
         """Say what was not seen, and record ``output`` itself if the model takes no hooks."""
         if not self._scripted:
             return
-        names = ", ".join(path or "the model" for path in self._scripted[:3])
-        more = f" and {len(self._scripted) - 3} more" if len(self._scripted) > 3 else ""
-        self.unseen.append(f"TorchScript: {names}{more} ran compiled, so the layers inside were not seen")
+        names = some(path or "the model" for path in self._scripted)
+        self.unseen.append(f"TorchScript: {names} ran compiled, so the layers inside were not seen")
         out = next((t for t in tensors(output) if measurable(t)), None)
         if isinstance(self._model, torch.jit.ScriptModule) and out is not None:
             self._entry("", type(self._model).__name__, out, functional=False)

@@ -69,7 +69,7 @@ class Edit:
         return f"torch.nn.init.constant_({target}, {self.std:g})"
 
 
-Judge = Callable[[nn.Module], Iterable[Finding]]
+Recheck = Callable[[nn.Module], Iterable[Finding]]
 #: Initializes all of a model, and returns the line that does the same.
 Whole = Callable[[nn.Module], str]
 
@@ -79,7 +79,7 @@ def mend(
     trace: Trace,
     findings: Iterable[Finding],
     suspects: Iterable[Suspect],
-    judge: Judge,
+    judge: Recheck,
     *,
     whole: Whole | None = None,
     seed: int = 0,
@@ -126,7 +126,7 @@ def _edit(plan: list[Edit], seed: int, model: nn.Module) -> str:
     return _text(plan)
 
 
-def _tried(model: nn.Module, change: Whole, judge: Judge, others: set[str]) -> str:
+def _tried(model: nn.Module, change: Whole, judge: Recheck, others: set[str]) -> str:
     """What ``change`` says of itself, if a copy that it changed fails no rules but ``others``; ``""`` if it does."""
     try:
         trial = copy.deepcopy(model)

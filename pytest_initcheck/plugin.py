@@ -18,7 +18,8 @@ from .hooked import check_rule_names
 from .items import BASELINE, REPORTS, ModelItem, case_item, case_of, cause_of_theirs, check_in, target_item
 from .progress import PROGRESS, InPytest
 from .settings import BY_NAME, SETTINGS
-from .watch import Watch
+from .watch import SuiteWatch
+from .words import plural
 
 if TYPE_CHECKING:
     from .baselines import Baseline
@@ -176,11 +177,7 @@ def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
     count = len(found.models) + len(config.stash[_LEFT_OUT])
     if found.enabled or not count or config.get_verbosity("initcheck") <= 0:
         return []
-    return [f"initcheck: {_models(count)} left out (--initcheck checks them)"]
-
-
-def _models(count: int) -> str:
-    return f"{count} model{'' if count == 1 else 's'}"
+    return [f"initcheck: {plural(count, 'model')} left out (--initcheck checks them)"]
 
 
 class Gate:
@@ -190,7 +187,7 @@ class Gate:
         self._config = config
         self._targets: list[Target] = []
         self._left_out = 0
-        self._watch: Watch | None = None
+        self._watch: SuiteWatch | None = None
         self._baseline: Baseline | None = None
         config.pluginmanager.register(InPytest(config), PROGRESS)
         #: What each test or item checked, by node id: a test that is run again replaces what it said before.
@@ -210,7 +207,7 @@ class Gate:
             if one.id == other.id:
                 raise pytest.UsageError(f"initcheck_models names {one.id} twice: name it once")
         if self._config.stash[CONFIGURATION].watch != "off":
-            self._watch = Watch(self._config, configured=bool(self._targets))
+            self._watch = SuiteWatch(self._config, configured=bool(self._targets))
             self._config.pluginmanager.register(self._watch, "initcheck-watch")
 
     def _open_baseline(self) -> None:
@@ -309,7 +306,7 @@ class Gate:
         if not records and not self._left_out:
             how = "" if self._targets else " (name models in initcheck_models, or decorate factories with model_case)"
             return f"no model was checked{how}"
-        parts = [_models(len(records))]
+        parts = [plural(len(records), "model")]
         unhealthy = sum(record["ok"] is False for record in records)
         unknown = sum(record["ok"] is None for record in records)
         if unhealthy:

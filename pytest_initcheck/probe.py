@@ -28,6 +28,7 @@ from .statistics import own_seed
 from .switches import switches_kept
 from .tracing import read_graph, trace_of
 from .weights import Use
+from .words import first_line
 
 __all__ = ["Probed", "centred", "float_outputs", "named_trainable", "run_probe", "sample_dim"]
 
@@ -187,7 +188,7 @@ def run_probe(
             with torch.enable_grad() if differentiates else contextlib.nullcontext():
                 return run(args, kwargs)
         except Exception as error:
-            message = str(error).strip().split("\n")[0]
+            message = first_line(error)
             raise ProbeError(
                 f"{type(subject).__name__} ran once, but raised {type(error).__name__} when run again with its weights "
                 f"or inputs changed a little: {message}"
@@ -341,8 +342,9 @@ def _seed(seed: int) -> None:
 def _failed(phase: str, model: nn.Module, watch: Watch, error: Exception) -> ProbeError:
     layer = watch.innermost if phase == "forward" else None
     where = f" at layer {layer}" if layer else ""
-    message = str(error).strip().split("\n")[0]
-    return ProbeError(f"{phase} of {type(model).__name__} raised {type(error).__name__}{where}: {message}", layer=layer)
+    message = first_line(error)
+    told = f"{phase} of {type(model).__name__} raised {type(error).__name__}{where}"
+    return ProbeError(f"{told}: {message}", layer=layer, short=told)
 
 
 def _heads(raw: Any) -> tuple[list[int], list[Tensor]]:

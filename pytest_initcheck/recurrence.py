@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .words import named_error
+
 #: Size of the difference between the two states, small against a state of about 0.3.
 DIFFERENCE = 1e-3
 
@@ -29,8 +31,8 @@ def carried(model: nn.Module, *, seed: int = 0) -> tuple[dict[str, float], list[
             try:
                 found[name] = _left(module, seed)
             except Exception as error:
-                told = f"{type(error).__name__}: {error}".strip().split("\n")[0]
-                unseen.append(f"{name or type(module).__name__}: whether it carries its state was not judged ({told})")
+                subject = name or type(module).__name__
+                unseen.append(f"{subject}: whether it carries its state was not judged ({named_error(error)})")
     return found, unseen
 
 

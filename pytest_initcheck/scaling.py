@@ -17,6 +17,7 @@ from .inputs import Call, resolve_inputs
 from .modules import layer_modules, measurable, tensors
 from .randomness import seeded
 from .state import untouched
+from .words import named_error
 
 Make = Callable[..., nn.Module]
 Optimizer = Callable[[nn.Module], torch.optim.Optimizer]
@@ -30,7 +31,7 @@ OUTPUT = "output"
 
 
 @dataclass(frozen=True, slots=True)
-class Drift:
+class SizeDrift:
     """How one quantity of one layer goes with the size.
 
     Attributes:
@@ -73,11 +74,11 @@ class ScalingReport:
     steps: int
     tolerance: float
     confidence: float
-    drifts: tuple[Drift, ...]
+    drifts: tuple[SizeDrift, ...]
     skipped: tuple[str, ...] = field(default=())
 
     @property
-    def unstable(self) -> tuple[Drift, ...]:
+    def unstable(self) -> tuple[SizeDrift, ...]:
         """What drifts."""
         return tuple(d for d in self.drifts if d.drifts)
 
@@ -230,7 +231,7 @@ def check_scaling(
             continue
         k, low, high = _fit(scales, confidence)
         means = {size: math.exp(fmean(map(math.log, draws))) for size, draws in scales.items()}
-        drifts.append(Drift(layer, quantity, k, low, high, means, low > tolerance or high < -tolerance))
+        drifts.append(SizeDrift(layer, quantity, k, low, high, means, low > tolerance or high < -tolerance))
     if not drifts:
         raise ProbeError(
             "no layer could be compared over the sizes: " + ("; ".join(skipped) or "no name is in all of them")
@@ -294,7 +295,7 @@ def _outputs(model: nn.Module, call: Call, seed: int, *, grad: bool = False) -> 
         with torch.set_grad_enabled(grad):
             raw = model(*call.args, **call.kwargs)
     except Exception as e:
-        raise ProbeError(f"the forward pass raised {type(e).__name__}: {str(e).strip().splitlines()[0]}") from e
+        raise ProbeError(f"the forward pass raised {named_error(e)}") from e
     finally:
         for handle in handles:
             handle.remove()
@@ -337,7 +338,7 @@ def _student(p: float, freedom: int) -> float:
     return z + g1 / freedom + g2 / freedom**2 + g3 / freedom**3 + g4 / freedom**4
 
 
-def _vanishing_output_allowed(drifts: list[Drift]) -> list[Drift]:
+def _vanishing_output_allowed(drifts: list[SizeDrift]) -> list[SizeDrift]:
     """An output that starts smaller in larger models costs nothing if training moves it alike (muP; zero heads)."""
     moved = any(d.layer == OUTPUT and d.quantity == "update" and not d.drifts for d in drifts)
     return [

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from .errors import InitcheckError, SettingsError, TargetError
 from .settings import BY_NAME
 from .shapes import parse_shapes
+from .words import named_error
 
 if TYPE_CHECKING:
     from torch import nn
@@ -169,12 +170,6 @@ def _hint(name: str, known: list[str]) -> str:
     return f" (did you mean {' or '.join(close)}?)" if close else ""
 
 
-def _error(e: BaseException) -> str:
-    """The exception in one line: its class and the first line of its message."""
-    first = str(e).strip().split("\n", 1)[0]
-    return f"{type(e).__name__}: {first}" if first else type(e).__name__
-
-
 # -- importing a user's code
 
 
@@ -221,14 +216,16 @@ def _import(spec: str, where: str, root: Path) -> ModuleType:
                 f"{spec}: there is no module {e.name!r} (looked in {root} and the installed packages): "
                 "install it, correct the name, or write path/file.py:NAME"
             ) from None
-        raise TargetError(f"{spec}: importing {where} failed ({_error(e)}): install what it needs") from e
+        told = f"importing {where} failed"
+        raise TargetError(f"{spec}: {told} ({named_error(e)}): install what it needs", short=told) from e
     except SystemExit as e:
         raise TargetError(
             f"{spec}: importing {where} ended the program (SystemExit: {e}): "
             "put what runs as a script under if __name__ == '__main__'"
         ) from e
     except Exception as e:
-        raise TargetError(f"{spec}: importing {where} failed ({_error(e)}): mend the module first") from e
+        told = f"importing {where} failed"
+        raise TargetError(f"{spec}: {told} ({named_error(e)}): mend the module first", short=told) from e
 
 
 def _import_file(spec: str, file: Path) -> ModuleType:
@@ -301,7 +298,8 @@ def _guarded(
         except InitcheckError:
             raise
         except Exception as e:
-            raise TargetError(f"{spec}: building the model failed ({_error(e)}); -v shows where") from e
+            told = "building the model failed"
+            raise TargetError(f"{spec}: {told} ({named_error(e)}); -v shows where", short=told) from e
         if not _is_module(model):
             raise TargetError(f"{spec}: the factory returned {_a(type(model).__name__)}, expected an nn.Module")
         return model  # type: ignore[no-any-return]
@@ -320,13 +318,15 @@ def _library(spec: str, name: str) -> Any:
         return importlib.import_module(name)
     except ModuleNotFoundError as e:
         if e.name != name:
-            raise TargetError(f"{spec}: importing {name} failed ({_error(e)}): install what it needs") from e
+            told = f"importing {name} failed"
+            raise TargetError(f"{spec}: {told} ({named_error(e)}): install what it needs", short=told) from e
         raise TargetError(f"{spec} needs {name}, not installed: pip install 'pytest-initcheck[{name}]'") from None
     except Exception as e:
         import torch
 
         fitting = f"install the {name} that fits torch {torch.__version__}"
-        raise TargetError(f"{spec}: importing {name} failed ({_error(e)}): {fitting}") from e
+        told = f"importing {name} failed"
+        raise TargetError(f"{spec}: {told} ({named_error(e)}): {fitting}", short=told) from e
 
 
 def _timm(spec: str, name: str, arguments: dict[str, Any]) -> Callable[[], Any]:
@@ -402,7 +402,7 @@ def _part(spec: str, transformers: Any, name: str) -> Any:
         while cause.__cause__ is not None:  # what transformers says itself is that there was something
             cause = cause.__cause__
         raise TargetError(
-            f"{spec}: transformers could not import {name} ({_error(cause)}): mend or take out the library it needs for "
+            f"{spec}: transformers could not import {name} ({named_error(cause)}): mend or take out the library it needs for "
             f"that, such as a torchvision that does not fit torch {torch.__version__}"
         ) from e
 
@@ -414,7 +414,7 @@ def _hub_config(spec: str, name: str, transformers: Any, **arguments: Any) -> An
         hint = _hint(name, list(transformers.CONFIG_MAPPING))
         raise TargetError(
             f"{spec}: transformers has no model type {name!r}{hint} and could not read that configuration from the hub "
-            f"({_error(e)}): correct the name or write a class such as hf:GPT2Config"
+            f"({named_error(e)}): correct the name or write a class such as hf:GPT2Config"
         ) from e
 
 

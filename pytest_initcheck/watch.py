@@ -18,6 +18,7 @@ from .configuration import CONFIGURATION, settings_for
 from .hooked import extra_rules
 from .items import ModelItem
 from .progress import shown_in
+from .words import plural, some
 
 if TYPE_CHECKING:
     from .records import Report
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 UNHEALTHY = "unhealthy"
 
 
-class Watch:
+class SuiteWatch:
     """Has the models probed that tests call, and reports what was found after each test.
 
     Args:
@@ -211,26 +212,19 @@ class Watch:
                 if entry["state"] == "healthy":
                     terminalreporter.write_line(f"{entry['where']}: {entry['said']}")
         if skipped:
-            told = "; ".join(f"{_names(models)}: {reason}" for reason, models in skipped.items())
+            told = "; ".join(f"{some(dict.fromkeys(models))}: {reason}" for reason, models in skipped.items())
             terminalreporter.write_line(f"initcheck: skipped {told}")
         terminalreporter.write_line(f"initcheck: {self._sums(found)}")
 
     def _sums(self, found: list[dict[str, Any]]) -> str:
         probed = sum(entry["state"] != "skipped" for entry in found)
         unhealthy = sum(entry["state"] == UNHEALTHY for entry in found)
-        parts = [f"watched {probed} model{'' if probed == 1 else 's'} that the tests call"]
+        parts = [f"watched {plural(probed, 'model')} that the tests call"]
         if unhealthy:
             parts.append(f"{unhealthy} unhealthy")
         if len(found) > probed:
             parts.append(f"{len(found) - probed} skipped")
         return ", ".join(parts)
-
-
-def _names(models: list[str]) -> str:
-    """At most three names, each once, and how many more models there are."""
-    names = [*dict.fromkeys(models)]
-    more = len(names) - 3
-    return ", ".join(names[:3]) + (f" and {more} more" if more > 0 else "")
 
 
 def _unsuitable(item: pytest.Item) -> str | None:

@@ -32,6 +32,7 @@ from .records import Report
 from .render import summary_line
 from .state import has_lazy
 from .unsuited import call_reason, input_reason, model_reason
+from .words import first_line
 
 #: Probes one model: module, inputs, name, mode (``None``: as configured).
 Probe = Callable[[nn.Module, Any, str, str | None], Report]
@@ -181,7 +182,7 @@ class Listener:
         try:
             self._consider(module, args, kwargs)
         except Exception as error:  # whatever it is, the test has nothing to do with it
-            told = str(error).strip().partition("\n")[0]
+            told = first_line(error)
             name = type(module).__name__
             self._note(module, name, "skipped", f"{type(error).__name__}: {told}", key=f"{name} {told}")
         finally:

@@ -15,7 +15,7 @@ PACKAGE = Path(pytest_initcheck.__file__).parent
 
 #: Top-level module or sub-package -> floor. Imports at the top of a module go to its own floor or below.
 FLOORS = {
-    "errors": 0, "records": 0, "settings": 0, "phases": 0, "thresholds": 0, "named": 1,
+    "errors": 0, "records": 0, "settings": 0, "phases": 0, "thresholds": 0, "gain_table": 0, "words": 0, "named": 1,
     "statistics": 1, "drift": 1, "baseline_file": 1, "shapes": 1,
     "randomness": 1, "memory": 1, "switches": 1, "state": 2, "graph": 2, "weights": 2, "modules": 2,
     "drawing": 3, "infer": 3, "inputs": 3, "layers": 3, "tracing": 3, "probe": 3, "targets": 3,
@@ -30,7 +30,7 @@ FLOORS = {
 
 #: Importing these does not import torch: the controller of xdist, --help and the renderers do without it.
 WITHOUT_TORCH = (
-    "errors", "records", "settings", "thresholds", "shapes", "targets", "rules", "render",
+    "errors", "records", "settings", "thresholds", "gain_table", "words", "shapes", "targets", "rules", "render",
     "options", "hookspecs", "plugin", "items", "progress", "baselines", "cli",
 )  # fmt: skip
 
@@ -168,3 +168,25 @@ def test_configured_models_are_collected_without_torch(tmp_path: Path):
     printed = run(IDLE, "--initcheck", "--collect-only", cwd=tmp_path)
 
     assert "initcheck::timm:resnet18" in printed
+
+
+#: Short words that name the same kind of thing in each of their modules, and are never imported from one into the other.
+LOCAL = {"Kind", "Model", "Loss", "Factory", "Inputs", "Function", "F"}
+
+
+def test_a_name_stands_for_one_thing():
+    homes: dict[str, set[str]] = {}
+    for path in PACKAGE.rglob("*.py"):
+        messages = home(path) in ("words", "render", "rules", "localise")
+        for node in ast.parse(path.read_text()).body:
+            names = [node.name] if isinstance(node, ast.ClassDef) else []
+            if isinstance(node, ast.Assign):
+                assigned = [t.id for t in node.targets if isinstance(t, ast.Name) and t.id[:1].isupper()]
+                names = [n for n in assigned if not n.isupper() or home(path) == "rules"]
+            if isinstance(node, ast.FunctionDef) and messages and not node.name.startswith("_"):
+                names = [node.name]
+            for name in set(names) - LOCAL:
+                homes.setdefault(name, set()).add(str(path.relative_to(PACKAGE)))
+    shared = {name: sorted(found) for name, found in homes.items() if len(found) > 1}
+
+    assert shared == {}

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from ..records import Report
 from .profile import Axis, axis, depth, sample
-from .words import cells, cut, number, pad, shown
+from .words import brief, cells, cut, pad, shown
 
 #: Rows that a person takes in at a glance.
 ROWS = 20
@@ -69,7 +69,7 @@ def _ends(scale: Axis, bar: int) -> str:
 
 
 def _cell(value: float | None, scale: Axis, bar: int, *, ascii: bool) -> str:
-    return f"{number(value):>{_VALUE}} {_bar(value, scale, bar, ascii=ascii):<{bar}}"
+    return f"{brief(value):>{_VALUE}} {_bar(value, scale, bar, ascii=ascii):<{bar}}"
 
 
 def _bar(value: float | None, scale: Axis, bar: int, *, ascii: bool) -> str:

@@ -6,10 +6,11 @@ import re
 from collections.abc import Sequence
 
 from ..records import Finding, Report
+from ..words import plural
 from . import bars
 from .code import fitted
 from .text import summary_line
-from .words import amount, counts, number, plural, setup, shown, span
+from .words import amount, brief, counts, setup, shown, span
 
 #: Findings written out per model.
 AT_MOST = 10
@@ -63,7 +64,7 @@ def _row(report: Report) -> str:
         amount(size),
         span(x.activation.rms for x in leaves),
         span(x.gradient.rms for x in leaves if x.gradient is not None and x.gradient.count),
-        number(moved[0]) if moved else "-",
+        brief(moved[0]) if moved else "-",
         found or "none",
     ]
     return f"| {' | '.join(cells)} |"

@@ -8,12 +8,13 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from ..records import Finding, Report
+from ..words import plural
 from .code import fitted
 from .profile import depth
 from .svg import charts, strips
 from .tables import PARAMETER_COLUMNS, Column, layer_columns
 from .text import summary_line
-from .words import counts, number, plural, setup, shown
+from .words import brief, counts, setup, shown
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -85,21 +86,21 @@ def _finding(f: Finding) -> dict[str, Any]:
         "cause": shown(f.cause),
         "fix": "\n".join(shown(line) for line in fitted(f.fix, 110)),
         "silence": shown(f.silence),
-        "evidence": [(shown(k), number(v) if isinstance(v, float) else shown(str(v))) for k, v in f.evidence.items()],
+        "evidence": [(shown(k), brief(v) if isinstance(v, float) else shown(str(v))) for k, v in f.evidence.items()],
     }
 
 
 def _response(report: Report) -> list[tuple[str, str, str]]:
     """(name, value, what it means) of every question that was asked."""
     r = report.response
-    moved = ", ".join(number(m) for m in r.movement)
+    moved = ", ".join(brief(m) for m in r.movement)
     rows = [
         ("movement", moved, "change of the output after 1, 2, ... optimizer-sized steps, RMS around the samples' mean"),
-        ("predicted", number(r.predicted), "the first step's movement as the gradient predicts it"),
-        ("alignment", number(r.alignment), "correlation of the movement with the direction asked for"),
-        ("residual", number(r.residual), "share of the error left after a few Adam steps"),
-        ("sensitivity", number(r.sensitivity), "relative change of the output over relative change of the input"),
-        ("loss", number(report.trace.loss), "value of the loss at the start"),
+        ("predicted", brief(r.predicted), "the first step's movement as the gradient predicts it"),
+        ("alignment", brief(r.alignment), "correlation of the movement with the direction asked for"),
+        ("residual", brief(r.residual), "share of the error left after a few Adam steps"),
+        ("sensitivity", brief(r.sensitivity), "relative change of the output over relative change of the input"),
+        ("loss", brief(report.trace.loss), "value of the loss at the start"),
     ]
     return [row for row in rows if row[1] not in ("", "-")]
 

@@ -10,7 +10,7 @@ from ..named import worst_layers
 from ..records import LayerRecord, Report, Severity, Stats
 from ..settings import bound_for
 from .profile import Axis, Point, axis
-from .words import number, shown
+from .words import brief, shown
 
 #: Units of the drawing; the page stretches them.
 WIDTH, HEIGHT = 1000, 200
@@ -201,9 +201,9 @@ def _strip(layer: LayerRecord) -> Strip | None:
     def place(value: float) -> float:
         return round(min(1.0, max(0.0, (value - s.min) / width)) * 100, 2)
 
-    text = f"mean {number(s.mean)}, std {number(s.std)}, {100 * s.zeros:.0f} % zeros"
+    text = f"mean {brief(s.mean)}, std {brief(s.std)}, {100 * s.zeros:.0f} % zeros"
     zero = place(0.0) if s.min <= 0 <= s.max else None
-    ends = (number(s.min), number(s.max))
+    ends = (brief(s.min), brief(s.max))
     box = (place(s.mean - s.std), place(s.mean), place(s.mean + s.std))
     strip = Strip(shown(layer.name), text, *box, zero, ends)
     if layer.histogram is None:

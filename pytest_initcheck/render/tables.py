@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..records import LayerRecord, ParameterRecord, Report, Stats
-from .words import amount, cells, cut, number, percent, shown, span
+from .words import amount, brief, cells, cut, percent, shown, span
 
 #: A private-use character that no name has any business to contain.
 _FILLER = "\ue000"
@@ -39,7 +39,7 @@ def _stat(title: str, of: str, field: str, *, needed: bool = False) -> Column:
         return None if stats is None or not stats.count else getattr(stats, field)
 
     share = field == "zeros"
-    return Column(title, lambda r: percent(value(r)) if share else number(value(r)), value, needed=needed)
+    return Column(title, lambda r: percent(value(r)) if share else brief(value(r)), value, needed=needed)
 
 
 def _share(title: str, field: str) -> Column:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import re
 import textwrap
 from collections.abc import Iterable, Mapping
 
 from ..records import Finding, Report
+from ..words import further, plural, some
 from . import bars, tables
 from .code import fitted
-from .words import amount, counts, failing, number, plural, setup, shown, span
+from .words import amount, brief, counts, failing, setup, shown, span
 
 #: Findings shown before "... and 3 more".
 AT_MOST = 10
@@ -74,15 +74,14 @@ def terminal(report: Report, *, verbose: int = 0, color: bool = False, width: in
 
 
 def overview(rows: Iterable[tuple[str, Report | str]], *, width: int = 80, ascii: bool = False) -> str:
-    """Return a table of several models: what each is called with its report, or why it could not be checked."""
+    """Return a table of several models: what each is called with its report, or in a few words why it was not checked."""
     verdicts = []
     for name, found in rows:
         if isinstance(found, str):
-            reason = re.split(r" \(|[:;] ", found, maxsplit=1)[0]  # the sentence without its details
-            verdicts.append(tables.Verdict(name, "not checked", reason))
+            verdicts.append(tables.Verdict(name, "not checked", found))
             continue
         told = failing(found) or [f for f in found.findings if f.severity != "note"]
-        more = f" (+{len(told) - 1} more)" if len(told) > 1 else ""
+        more = further(len(told))
         verdicts.append(
             tables.Verdict(
                 name,
@@ -106,13 +105,13 @@ def _headline(report: Report, width: int) -> tuple[str, str]:
         shown_first = bad or report.findings
         if not shown_first:
             return "unhealthy init", ""
-        more = f" (+{len(bad) - 1} more)" if len(bad) > 1 else ""
+        more = further(len(bad))
         return "unhealthy init", f": {_where(shown_first[0])}{more}"
     open_findings = [f for f in report.findings if f.severity != "note"]
     if open_findings:
         # Passes because of fail_on only: not called healthy where an error was found.
         verdict = "passes" if any(f.severity == "error" for f in open_findings) else "healthy init"
-        more = f" (+{len(open_findings) - 1} more)" if len(open_findings) > 1 else ""
+        more = further(len(open_findings))
         reason = f"fail_on={report.fail_on}, " if verdict == "passes" else ""
         return verdict, f", {reason}{', '.join(counts(open_findings))}: {_where(open_findings[0])}{more}"
     counted = counts(report.findings) + ([f"{len(report.ignored)} silenced"] if report.ignored else [])
@@ -140,10 +139,10 @@ def _facts(report: Report) -> list[str]:
     return [
         plural(len(leaves), "layer"),
         *([f"{amount(size)} params"] if size else []),
-        *([f"a step moves {number(r.movement[0])}"] if r.movement else []),
+        *([f"a step moves {brief(r.movement[0])}"] if r.movement else []),
         *([f"activations {span(forward)}"] if forward else []),
         *([f"gradients {span(backward)}"] if backward else []),
-        *([f"sensitivity {number(r.sensitivity)}"] if r.sensitivity is not None else []),
+        *([f"sensitivity {brief(r.sensitivity)}"] if r.sensitivity is not None else []),
         f"seed {report.trace.seed}",
         f"{report.trace.device} {report.trace.dtype}",
     ]
@@ -175,8 +174,7 @@ def _finding(f: Finding, verbose: int, ink: _Ink, width: int, told: dict[str, st
     also = f.layers[1:]
     if also:
         names = also if verbose > 1 else also[:ALSO]
-        more = f" and {len(also) - len(names)} more" if len(also) > len(names) else ""
-        lines += _labelled("also", ", ".join(names) + more, width)
+        lines += _labelled("also", some(also, len(names)), width)
     if verbose and f.evidence:
         lines += _labelled("evidence", _evidence(f.evidence), width)
     for label, said in (("cause", f.cause), ("fix", f.fix)):
@@ -194,7 +192,7 @@ def _finding(f: Finding, verbose: int, ink: _Ink, width: int, told: dict[str, st
 def _evidence(evidence: Mapping[str, object]) -> str:
     parts = []
     for name, value in evidence.items():
-        text = number(value) if isinstance(value, float) else str(value)
+        text = brief(value) if isinstance(value, float) else str(value)
         parts.append(f"{name} {text}")
     return ", ".join(parts)
 
@@ -226,7 +224,7 @@ def _wrapped(text: str, width: int, *, indent: str, first: str | None = None) ->
 
 def _response(report: Report, width: int) -> str:
     r = report.response
-    parts = [f"a step moves the output by {', '.join(number(m) for m in r.movement)}"] if r.movement else []
+    parts = [f"a step moves the output by {', '.join(brief(m) for m in r.movement)}"] if r.movement else []
     for name, value in (
         ("predicted", r.predicted),
         ("alignment", r.alignment),
@@ -234,9 +232,9 @@ def _response(report: Report, width: int) -> str:
         ("sensitivity", r.sensitivity),
     ):
         if value is not None:
-            parts.append(f"{name} {number(value)}")
+            parts.append(f"{name} {brief(value)}")
     if report.trace.loss is not None:
-        parts.append(f"loss {number(report.trace.loss)}")
+        parts.append(f"loss {brief(report.trace.loss)}")
     return "\n".join(_wrapped("response: " + ", ".join(parts), width, indent="  ", first="")) if parts else ""
 
 

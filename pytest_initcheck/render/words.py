@@ -7,11 +7,12 @@ import unicodedata
 from collections.abc import Iterable
 
 from ..records import Finding, Report
+from ..words import plural
 
 _SUFFIXES = (("G", 1e9), ("M", 1e6), ("k", 1e3))
 
 
-def number(value: float | None) -> str:
+def brief(value: float | None) -> str:
     """Return ``value`` in 2 or 3 digits: ``3.1e-07``, ``0.62``, ``16.0``, ``240``, ``inf``; ``-`` for ``None``."""
     if value is None:
         return "-"
@@ -37,8 +38,8 @@ def span(values: Iterable[float]) -> str:
         return "-"
     strange = [v for v in found if not math.isfinite(v)]
     found = [v for v in found if math.isfinite(v)]
-    ends = [number(min(found)), number(max(found))] if found else []
-    ends += [number(v) for v in strange[:1]]
+    ends = [brief(min(found)), brief(max(found))] if found else []
+    ends += [brief(v) for v in strange[:1]]
     ends = list(dict.fromkeys(ends))
     return ends[0] if len(ends) == 1 else f"{ends[0]}..{ends[-1]}"
 
@@ -50,11 +51,6 @@ def amount(count: int) -> str:
         if float(f"{count / unit:.3g}") >= 1:
             return f"{count / unit:.3g}{suffix}"
     return str(count)
-
-
-def plural(count: int, word: str) -> str:
-    """Return ``1 layer`` or ``3 layers``."""
-    return f"{count} {word}{'' if count == 1 else 's'}"
 
 
 def percent(share: float | None) -> str:

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 from ..records import Finding, Stats
 from ..settings import Bounds, bound_for
-from .registry import Case, finding, number, rule
+from ..words import number
+from .registry import Case, finding, rule
 
 _WHY = "the bound is yours; no default exists, because any per-layer bound fails healthy models ([0.01, 100] fails 38 % of 829)"
 

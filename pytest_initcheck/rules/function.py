@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from .. import thresholds
 from ..localise import growth, typical_deviation
 from ..records import Finding
-from .registry import Case, finding, number, percent, rule, scientific
+from ..words import number, percent, scientific
+from .registry import Case, finding, rule
 
 
 def silent(case: Case) -> bool:

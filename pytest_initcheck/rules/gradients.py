@@ -7,8 +7,9 @@ from fnmatch import fnmatchcase
 
 from .. import thresholds
 from ..records import Finding
+from ..words import some, spelled
 from .function import silent
-from .registry import Case, finding, rule, spelled
+from .registry import Case, finding, rule
 
 
 @rule(
@@ -32,7 +33,7 @@ def frozen_parameter(case: Case) -> Iterator[Finding]:
         "frozen-parameter",
         "warning",
         names,
-        f"{len(names)} of {len(case.trace.parameters)} parameters will not be trained: {_some(names)}",
+        f"{len(names)} of {len(case.trace.parameters)} parameters will not be trained: {some(names)}",
         evidence={"frozen": len(names), "parameters": len(case.trace.parameters)},
         cause="requires_grad is False; nothing else about them keeps them from training",
     )
@@ -56,7 +57,7 @@ def no_gradient(case: Case) -> Iterator[Finding]:
                 "no-gradient",
                 "error",
                 names,
-                f"the output depends on {_some(names)}, but no gradient comes back",
+                f"the output depends on {some(names)}, but no gradient comes back",
                 evidence={"parameters": len(names), "reason": reason},
                 cause="the graph is cut behind it: .detach(), .data, .item(), torch.no_grad() or a non-differentiable operation",
                 fix=f"find the cut behind {names[0]!r} and remove it, or declare it: model.get_parameter({names[0]!r}).requires_grad_(False)",
@@ -66,7 +67,7 @@ def no_gradient(case: Case) -> Iterator[Finding]:
                 "no-gradient",
                 "error",
                 names,
-                f"{_some(names)} {'is' if len(names) == 1 else 'are'} never used, and no method of the model mentions the attribute",
+                f"{some(names)} {'is' if len(names) == 1 else 'are'} never used, and no method of the model mentions the attribute",
                 evidence={"parameters": len(names), "reason": reason},
                 cause="the layer is built but not called: a forgotten call in forward(), or a leftover",
                 fix=f"call it in forward(), or delete it: del model.{names[0].rpartition('.')[0] or names[0]}",
@@ -76,7 +77,7 @@ def no_gradient(case: Case) -> Iterator[Finding]:
                 "no-gradient",
                 "note",
                 names,
-                f"this call does not use {_some(names)}",
+                f"this call does not use {some(names)}",
                 evidence={"parameters": len(names), "reason": reason},
                 cause="the forward pass takes another branch with these inputs, or drops the layer at random",
             )
@@ -105,7 +106,7 @@ def blocked_gradient(case: Case) -> Iterator[Finding]:
             "blocked-gradient",
             "error",
             names,
-            f"{_some([p.name for p in zero])} are zero and nothing can open them: no gradient after {spelled(thresholds.LOOKS)} steps",
+            f"{some([p.name for p in zero])} are zero and nothing can open them: no gradient after {spelled(thresholds.LOOKS)} steps",
             evidence={"parameters": len(shut)},
             cause="both factors of a product are zero (a zero gate behind a zero gate, both halves of a low-rank pair), so each "
             "keeps the other's gradient at zero",
@@ -116,7 +117,7 @@ def blocked_gradient(case: Case) -> Iterator[Finding]:
             "blocked-gradient",
             "warning",
             names,
-            f"{len(shut)} parameters get no gradient at all, also after {spelled(thresholds.LOOKS)} steps: {_some(list(dict.fromkeys(names)))}",
+            f"{len(shut)} parameters get no gradient at all, also after {spelled(thresholds.LOOKS)} steps: {some(list(dict.fromkeys(names)))}",
             evidence={"parameters": len(shut)},
             cause=_culprit(case, names)
             or "a branch whose units are shut for every sample, or a part that these inputs do not use",
@@ -150,7 +151,7 @@ def closed_gate(case: Case) -> Iterator[Finding]:
             "closed-gate",
             "note",
             names,
-            f"{len(opened)} parameters start without gradient behind a gate and get one after a step: {_some(names)}",
+            f"{len(opened)} parameters start without gradient behind a gate and get one after a step: {some(names)}",
             evidence={"parameters": len(opened)},
             cause="zero on purpose at the start (zero-init residual, ReZero, LayerScale, LoRA, adaLN-zero, a zero head): it opens by itself",
         )
@@ -172,7 +173,3 @@ def _nearest_the_cut(case: Case, names: list[str]) -> list[str]:
 
 def _culprit(case: Case, names: list[str]) -> str:
     return next((s.cause for s in case.culprits if s.name in names), "")
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

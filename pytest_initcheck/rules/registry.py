@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ..records import Finding, Response, Severity, Trace
+from ..records import ConstructionFault, Finding, Response, Severity, Trace
 from ..settings import Settings
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class Case:
         response: how the function answered.
         settings: what the user asked for.
         unreached: for every trainable parameter without a gradient path, why: ``"blocked"``, ``"unmentioned"``, ``"unused"``.
-        unwritten: parameters and buffers that construction never wrote to -> what was found in them.
+        unwritten: parameters and buffers, by their labels -> what is wrong with how they were constructed.
         culprits: where the fault starts, the most suspicious first, as :func:`~pytest_initcheck.localise.suspects` ranks.
         memory: for every recurrent module, the share of a change of its state that is left one step later.
     """
@@ -34,7 +34,7 @@ class Case:
     response: Response
     settings: Settings = field(default_factory=Settings)
     unreached: Reasons = field(default_factory=dict)
-    unwritten: Mapping[str, str] = field(default_factory=dict)
+    unwritten: Mapping[str, ConstructionFault] = field(default_factory=dict)
     culprits: tuple[Suspect, ...] = ()
     memory: Mapping[str, float] = field(default_factory=dict)
 
@@ -86,23 +86,6 @@ def rule(
     return register
 
 
-def spelled(count: int) -> str:
-    """Return a small whole number as a word: ``"three"``; digits from ten on."""
-    words = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-    return words[count] if 0 <= count < len(words) else str(count)
-
-
-def scientific(value: float) -> str:
-    """Return ``value`` with an exponent and no more digits than it needs: ``"1e-3"``."""
-    mantissa, _, exponent = f"{value:.5e}".partition("e")
-    return f"{float(mantissa):g}e{int(exponent)}"
-
-
-def percent(share: float) -> str:
-    """Return ``share`` in per cent, as messages show numbers."""
-    return f"{number(float(f'{100 * share:.12g}'))} %"
-
-
 def finding(
     rule_name: str,
     severity: Severity,
@@ -117,14 +100,3 @@ def finding(
     names = tuple(dict.fromkeys(layers))
     silence = f'ignore=["{rule_name}:{names[0]}"]' if names else f'ignore=["{rule_name}"]'
     return Finding(rule_name, severity, names, summary, evidence or {}, cause, fix, silence)
-
-
-def number(value: float | None) -> str:
-    """Return ``value`` as messages show it: three significant digits at most, exponents only when they help."""
-    if value is None:
-        return "?"
-    if value == 0 or value != value or value in (float("inf"), float("-inf")):
-        return str(value) if value else "0"
-    if 1e-3 <= abs(value) < 1e4:
-        return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
-    return f"{value:.1e}"

@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from .. import thresholds
 from ..localise import Growth, first_dead, growth
 from ..records import Finding
+from ..words import number, spelled
 from .function import asleep, disturbed, silent
-from .registry import Case, finding, number, rule, spelled
+from .registry import Case, finding, rule
 
 #: Factor over the whole depth from which a steady trend is worth a warning, and how steady it must be.
 TREND, STEADY = 1e3, 0.8

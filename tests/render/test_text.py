@@ -19,7 +19,7 @@ from pytest_initcheck.render import drawable, summary_line, terminal
 from pytest_initcheck.render.bars import ROWS
 from pytest_initcheck.render.code import fitted
 from pytest_initcheck.render.profile import axis, depth, layer_of, sample
-from pytest_initcheck.render.words import amount, cells, cut, number, percent, shown, span
+from pytest_initcheck.render.words import amount, brief, cells, cut, percent, shown, span
 
 from . import samples
 from .regenerate import golden
@@ -236,12 +236,12 @@ def test_axis_holds_every_value(values: list[float | None]):
     ],
 )  # fmt: skip
 def test_number(value: float | None, text: str):
-    assert number(value) == text if value != 1e-45 else number(value) == "1.0e-45"
+    assert brief(value) == text if value != 1e-45 else brief(value) == "1.0e-45"
 
 
 @given(st.floats(-1e300, 1e300))
 def test_a_number_is_the_number(value: float):
-    text = number(value)
+    text = brief(value)
 
     assert math.isclose(float(text), value, rel_tol=0.06)
     assert len(text) <= 9
