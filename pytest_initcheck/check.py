@@ -90,16 +90,14 @@ def check(
         fixes: whether to try fixes on a copy of an unhealthy model.
 
     Raises:
-        SettingsError, ProbeError, TargetError: as :func:`check_init`; any other exception of the check itself becomes a
-            ``ProbeError`` unless ``settings.debug`` asks for it as it is.
+        SettingsError, ProbeError, TargetError: as :func:`check_init`; any other exception becomes the cause of a
+            ``ProbeError``.
     """
     try:
         return _check(model, inputs, loss, settings, name, extra_rules, fixes)
     except InitcheckError:
         raise
     except Exception as error:
-        if settings.debug:
-            raise
         subject = name or (type(model).__name__ if isinstance(model, nn.Module) else "the model")
         raise ProbeError(
             f"{subject} could not be checked: in the phase {done_last()!r} came {named_error(error)[:300]} "

@@ -44,6 +44,9 @@ class Kept:
     Args:
         tensor: the tensor.
         blocks: memory that is kept already, by :func:`storage_key`; what several tensors share is copied once.
+
+    Attributes:
+        trained: whether it required a gradient.
     """
 
     def __init__(self, tensor: Tensor, blocks: dict[int, _Block]) -> None:
@@ -51,6 +54,7 @@ class Kept:
         # The same memory as another object, so that writing to it is no in-place operation on the tensor.
         self._alias = tensor.detach() if tensor.is_inference() else tensor.data
         self._version = _version(tensor)
+        self.trained = tensor.requires_grad
         key = storage_key(tensor)
         self._block: _Block | None = None
         self._copy: Tensor | None = None

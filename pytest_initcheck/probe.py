@@ -272,9 +272,13 @@ def float_outputs(output: Any) -> list[Tensor]:
 def gradients(
     roots: Sequence[Tensor], leaves: Sequence[Tensor], signals: Sequence[Tensor] | None, *, retain_graph: bool
 ) -> list[Tensor | None]:
-    """Return ``torch.autograd.grad`` of ``leaves``, ``None`` for those that are not reached, sparse ones as dense."""
-    found = torch.autograd.grad(roots, leaves, signals, allow_unused=True, retain_graph=retain_graph)
-    return [g if g is None or g.layout is torch.strided else g.to_dense() for g in found]
+    """Return ``torch.autograd.grad`` of ``leaves``, sparse ones as dense; ``None`` for those not reached, or frozen by the pass."""
+    trained = [leaf for leaf in leaves if leaf.requires_grad]
+    if not trained:
+        return [None] * len(leaves)
+    found = iter(torch.autograd.grad(roots, trained, signals, allow_unused=True, retain_graph=retain_graph))
+    every = [next(found) if leaf.requires_grad else None for leaf in leaves]
+    return [g if g is None or g.layout is torch.strided else g.to_dense() for g in every]
 
 
 def named_trainable(model: nn.Module) -> dict[str, nn.Parameter]:

@@ -134,7 +134,9 @@ class Guard:
         self._mark.restore()
         with torch.no_grad():
             for one in self._parameters.values():
-                if not one.tensor.requires_grad and one.written:
+                if one.tensor.requires_grad != one.trained:
+                    one.tensor.requires_grad_(one.trained)
+                if not one.trained and one.written:
                     one.restore()
         torch.clear_autocast_cache()  # it would hand the next pass the weights as they were cast for this one
 
