@@ -28,9 +28,7 @@ def project(pytester: pytest.Pytester) -> pytest.Pytester:
 
 
 # In the default run test_friends.py has two workers, and a report file.
-@pytest.mark.parametrize(
-    "workers", [[], pytest.param(["-n", "2"], marks=pytest.mark.slow)], ids=["alone", "xdist"]
-)
+@pytest.mark.parametrize("workers", [[], pytest.param(["-n", "2"], marks=pytest.mark.slow)], ids=["alone", "xdist"])
 def test_every_format_at_once(project: pytest.Pytester, workers: list[str]) -> None:
     formats = {"json": "models.py:sick", "html": "<html", "markdown": "models.py:sick", "sarif": "2.1.0"}
     options = [f"--initcheck-report={kind}:out/report.{kind}" for kind in formats]
