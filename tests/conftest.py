@@ -64,3 +64,13 @@ def xdist(request: pytest.FixtureRequest) -> tuple[str, ...]:
     if request.param:
         pytest.importorskip("xdist")
     return request.param
+
+
+@pytest.fixture(
+    params=[(), ("-n", "0"), pytest.param(("-n", "2"), marks=pytest.mark.slow)], ids=["no-xdist", "n0", "n2"]
+)
+def xdist_again(request: pytest.FixtureRequest) -> tuple[str, ...]:
+    """As ``xdist``, where another test has two workers do the same: each of them imports torch, which takes seconds."""
+    if request.param:
+        pytest.importorskip("xdist")
+    return request.param

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,9 +19,23 @@ pty = pytest.importorskip("pty")
 fcntl = pytest.importorskip("fcntl")
 termios = pytest.importorskip("termios")
 
-#: A line appears at once, or never, where this is imported: what is drawn does not depend on how fast the machine is.
-AT_ONCE = "from pytest_initcheck import progress\nprogress.AFTER = 0.0\n"
-NEVER = AT_ONCE.replace("0.0", "1e6")
+#: Seconds after which a line appears: what is drawn does not depend on how fast the machine is.
+AT_ONCE, NEVER = 0.0, 1e6
+
+#: In each program pytest has our plugin and no other.
+ALONE = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": "-p pytest_initcheck.plugin"}
+
+#: Several runs in one process, which imports torch once: pairs of (the seconds that a line waits, the run's arguments).
+RUNS = """
+import sys
+from pytest_initcheck import progress
+for progress.AFTER, arguments in {runs!r}:
+    from {module} import main
+    main(arguments)
+    sys.stdout.flush()
+    sys.stderr.write("<next run>")
+    sys.stderr.flush()
+"""
 
 SUITE = """
 import torch
@@ -54,7 +69,7 @@ def on_a_terminal(arguments: list[str], cwd: Path, *, columns: int, only_stderr:
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, _size(50, columns))
     env = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES", "NO_COLOR", "PYTEST_ADDOPTS")}
-    env |= {"TERM": "xterm", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": "-p pytest_initcheck.plugin"}
+    env |= {"TERM": "xterm", **ALONE}
     stdout = subprocess.DEVNULL if only_stderr else theirs
     program = subprocess.Popen(
         [sys.executable, *arguments], cwd=cwd, env=env, stdin=subprocess.DEVNULL, stdout=stdout, stderr=theirs
@@ -69,6 +84,14 @@ def on_a_terminal(arguments: list[str], cwd: Path, *, columns: int, only_stderr:
     os.close(ours)
     program.wait()
     return found.decode()
+
+
+def runs_on_a_terminal(module: str, runs: list[tuple[float, list[str]]], cwd: Path, **terminal: Any) -> list[str]:
+    """What each of several runs of ``module.main`` writes to a terminal."""
+    written = on_a_terminal(["-c", RUNS.format(module=module, runs=runs)], cwd, **terminal)
+    *found, rest = written.split("<next run>")
+    assert (len(found), rest) == (len(runs), "")
+    return found
 
 
 def _size(rows: int, columns: int) -> bytes:
@@ -116,12 +139,14 @@ def project(models: pytest.Pytester) -> Path:
     return models.path
 
 
-@pytest.mark.parametrize(("columns", "verbose"), [(80, ()), (200, ("-v",))], ids=["narrow-dots", "wide-verbose"])
+@pytest.mark.parametrize(
+    ("columns", "verbose"),
+    [(80, ()), pytest.param(200, ("-v",), marks=pytest.mark.slow)],
+    ids=["narrow-dots", "wide-verbose"],
+)
 def test_in_pytest_a_line_comes_and_goes(project: Path, columns: int, verbose: tuple[str, ...]):
-    (project / "conftest.py").write_text(NEVER)
-    plain = on_a_terminal(["-m", "pytest", "--initcheck", *verbose], project, columns=columns)
-    (project / "conftest.py").write_text(AT_ONCE)
-    shown = on_a_terminal(["-m", "pytest", "--initcheck", *verbose], project, columns=columns)
+    arguments = ["--initcheck", *verbose]
+    plain, shown = runs_on_a_terminal("pytest", [(NEVER, arguments), (AT_ONCE, arguments)], project, columns=columns)
 
     assert "probing" not in plain
     for model, phase in (("zoo.py:Sick", "building"), ("zoo.py:Sick", "trying fixes"), ("Healthy", "backward")):
@@ -130,26 +155,29 @@ def test_in_pytest_a_line_comes_and_goes(project: Path, columns: int, verbose: t
     assert "1 failed, 4 passed, 1 unhealthy" in "\n".join(screen(shown, columns))
 
 
-@pytest.mark.parametrize("arguments", [("-q",), ("-s",), ("-o", "log_cli=true")], ids=" ".join)
-def test_nothing_where_it_is_not_wanted_or_would_disturb(project: Path, arguments: tuple[str, ...]):
-    (project / "conftest.py").write_text(AT_ONCE)
+def test_nothing_where_it_is_not_wanted_or_would_disturb(project: Path):
+    arguments = [["-q"], ["-s"], ["-o", "log_cli=true"]]
+    runs = [(AT_ONCE, ["--initcheck", *more]) for more in arguments]
 
-    assert "probing" not in on_a_terminal(["-m", "pytest", "--initcheck", *arguments], project, columns=80)
+    for more, written in zip(arguments, runs_on_a_terminal("pytest", runs, project, columns=80), strict=True):
+        assert "1 failed, 4 passed, 1 unhealthy" in "\n".join(screen(written, 80)), more
+        assert "probing" not in written, more
 
 
 def test_nothing_where_there_is_no_terminal(project: Path, capfd: pytest.CaptureFixture[str]):
-    (project / "conftest.py").write_text(AT_ONCE)
+    (project / "conftest.py").write_text(f"from pytest_initcheck import progress\nprogress.AFTER = {AT_ONCE}\n")
 
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "--initcheck"],
         cwd=project,
-        env={**os.environ, "TERM": "xterm"},
+        env={**os.environ, "TERM": "xterm", **ALONE},
         capture_output=True,
         text=True,
         check=False,
     )
 
     assert done.returncode == 1
+    assert "1 failed, 4 passed, 1 unhealthy" in done.stdout
     assert "probing" not in done.stdout + done.stderr
     assert "\x1b" not in done.stdout + done.stderr
 
@@ -176,24 +204,21 @@ def test_check_counts_several_models_and_sums_them_up(project: Path, columns: in
     assert "3 models, 1 unhealthy, 1 could not be checked" in table
 
 
-def test_check_writes_progress_to_stderr_only(project: Path):
-    command = ["-m", "pytest_initcheck", "check", "zoo.py:Healthy", "zoo.py:Sick", "--input", "8x8"]
+def test_check_writes_progress_to_stderr_waits_with_one_model_and_quiet_shows_nothing(project: Path):
+    one = ["check", "zoo.py:Healthy", "--input", "8x8"]
+    two = ["check", "zoo.py:Healthy", "zoo.py:Sick", "--input", "8x8"]
 
-    written = on_a_terminal(command, project, columns=80, only_stderr=True)
+    def written(*runs: tuple[float, list[str]]) -> list[str]:
+        return runs_on_a_terminal("pytest_initcheck.cli", list(runs), project, columns=80, only_stderr=True)
 
-    assert "1/2 zoo.py:Sick" in written
-    assert screen(written, 80) == [""]
-
-
-def test_check_of_one_model_waits_and_quiet_shows_nothing(project: Path):
-    one = ["-m", "pytest_initcheck", "check", "zoo.py:Healthy", "--input", "8x8"]
-
-    run = "import sys\nfrom pytest_initcheck.cli import main\nmain(sys.argv[1:])"
-    assert on_a_terminal(["-c", NEVER + run, *one[2:]], project, columns=80, only_stderr=True) == ""
-    written = on_a_terminal(["-c", AT_ONCE + run, *one[2:]], project, columns=80, only_stderr=True)
-    assert "initcheck: probing zoo.py:Healthy (forward, " in written
-    assert screen(written, 80) == [""]
-    assert on_a_terminal([*one[:4], "zoo.py:Sick", *one[4:], "-q"], project, columns=80, only_stderr=True) == ""
+    # The command reads the seconds once, when it is imported.
+    assert written((NEVER, one)) == [""]
+    single, several, quiet = written((AT_ONCE, one), (AT_ONCE, two), (AT_ONCE, [*two, "-q"]))
+    assert "initcheck: probing zoo.py:Healthy (forward, " in single
+    assert screen(single, 80) == [""]
+    assert "1/2 zoo.py:Sick" in several
+    assert screen(several, 80) == [""]
+    assert quiet == ""
 
 
 def test_the_table_of_several_models(models: pytest.Pytester, capsys: pytest.CaptureFixture[str]):

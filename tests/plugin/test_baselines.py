@@ -48,20 +48,48 @@ def written(project: pytest.Pytester) -> str:
     return Path(project.path, "init.ini").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("workers", [[], ["-n", "2"]], ids=["alone", "xdist"])
-def test_recorded_then_compared_then_failed(
-    project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, workers: list[str]
-) -> None:
+@pytest.fixture(scope="module")
+def kept() -> dict[str, str]:
+    """Where the first test that needs a recorded file leaves it to the others: all of them would record the same."""
+    return {}
+
+
+@pytest.fixture
+def recorded(project: pytest.Pytester, kept: dict[str, str]) -> str:
+    """What stands in ``init.ini``, to which the models of the project are recorded."""
+    if not kept:
+        assert project.runpytest(*RECORD).ret == 0
+        kept["init.ini"] = written(project)
+    Path(project.path, "init.ini").write_text(kept["init.ini"], encoding="utf-8")
+    return kept["init.ini"]
+
+
+WORKERS = pytest.mark.parametrize("workers", [[], ["-n", "2"]], ids=["alone", "xdist"])
+WORKERS_AGAIN = pytest.mark.parametrize(
+    "workers", [[], pytest.param(["-n", "2"], marks=pytest.mark.slow)], ids=["alone", "xdist"]
+)
+
+
+@WORKERS
+def test_recorded(project: pytest.Pytester, workers: list[str]) -> None:
     first = project.runpytest(*RECORD, *workers)
+
     first.stdout.fnmatch_lines(["*baseline init.ini: 3 new*"])
     assert first.ret == 0
-    text = written(project)
-    assert [line for line in text.splitlines() if line.startswith("[")] == [
+    assert [line for line in written(project).splitlines() if line.startswith("[")] == [
         "[initcheck::models.py:mlp[input=8x64]]",
         "[test_it.py::test_two]",
         "[test_it.py::test_two #2]",
     ]
     assert list(Path(project.path).glob(".init.ini*")) == []
+
+
+@WORKERS_AGAIN
+def test_recorded_then_compared_then_failed(
+    project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, workers: list[str]
+) -> None:
+    project.runpytest(*RECORD, *workers)
+    text = written(project)
 
     same = project.runpytest(*COMPARE, *workers)
     same.stdout.fnmatch_lines(["*baseline init.ini: 3 compared*"])
@@ -82,11 +110,9 @@ def test_recorded_then_compared_then_failed(
 
 
 def test_an_update_changes_only_the_lines_that_changed(
-    project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+    project: pytest.Pytester, recorded: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    project.runpytest(*RECORD)
-    before = written(project)
-    text = before.replace("[test_it.py::test_two]", "[test_gone.py::test_old]")
+    text = recorded.replace("[test_it.py::test_two]", "[test_gone.py::test_old]")
     Path(project.path, "init.ini").write_text(text, encoding="utf-8")
     monkeypatch.setenv("FACTOR", "1.1")
 
@@ -105,18 +131,15 @@ def test_an_update_changes_only_the_lines_that_changed(
     assert written(project) == after
 
 
-def test_another_draw_leaves_the_file_as_it_is(project: pytest.Pytester) -> None:
-    project.runpytest(*RECORD)
-    before = written(project)
-
+def test_another_draw_leaves_the_file_as_it_is(project: pytest.Pytester, recorded: str) -> None:
     result = project.runpytest(*RECORD, "--initcheck-seed=77")
 
     result.stdout.fnmatch_lines(["*3 as before*"])
-    assert written(project) == before
+    assert written(project) == recorded
 
 
+@pytest.mark.usefixtures("recorded")
 def test_a_constant_that_changes_is_found(project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
-    project.runpytest(*RECORD)
     monkeypatch.setenv("GAMMA", "1")
 
     result = project.runpytest(*COMPARE, "--initcheck-report=json:out.json")
@@ -140,8 +163,8 @@ def test_a_model_that_is_not_known_is_a_warning(project: pytest.Pytester) -> Non
     strict.stdout.fnmatch_lines(["*this model is not in the baseline init.ini: it was compared with nothing"])
 
 
+@pytest.mark.usefixtures("recorded")
 def test_drift_is_silenced_like_any_other_finding(project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
-    project.runpytest(*RECORD)
     monkeypatch.setenv("FACTOR", "1.1")
 
     assert project.runpytest(*COMPARE, "--initcheck-ignore=init-drift:2.weight").ret == 0
@@ -158,9 +181,9 @@ def test_an_unhealthy_model_is_not_recorded(project: pytest.Pytester) -> None:
     assert "sick" not in written(project)
 
 
+@pytest.mark.usefixtures("recorded")
 def test_the_hook_sees_what_drifted(project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     project.makeconftest("def pytest_initcheck_report(report):\n    print('TOLD', *report.findings)\n")
-    project.runpytest(*RECORD)
     monkeypatch.setenv("FACTOR", "1.1")
 
     project.runpytest(*COMPARE, "-s").stdout.fnmatch_lines(["*TOLD error init-drift 2.weight: std 0.068*"])
@@ -189,9 +212,10 @@ def test_what_cannot_be_used_is_one_sentence(
 
 
 @pytest.mark.parametrize("arguments", [COMPARE, RECORD, (*RECORD, "-n", "2")], ids=["compare", "update", "xdist"])
-def test_a_damaged_file_is_refused_and_left_alone(project: pytest.Pytester, arguments: tuple[str, ...]) -> None:
-    project.runpytest(*RECORD)
-    damaged = written(project) + "<<<<<<< HEAD\n"
+def test_a_damaged_file_is_refused_and_left_alone(
+    project: pytest.Pytester, recorded: str, arguments: tuple[str, ...]
+) -> None:
+    damaged = recorded + "<<<<<<< HEAD\n"
     Path(project.path, "init.ini").write_text(damaged, encoding="utf-8")
 
     result = project.runpytest(*arguments)

@@ -51,8 +51,9 @@ def project(models: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.
 
 def run(project: pytest.Pytester, plugin: str | None, *arguments: str) -> pytest.RunResult:
     """A run with this plugin and one friend, in a process of its own; neither may warn or break."""
+    pytest_run = project.runpytest_inprocess if plugin is None else project.runpytest_subprocess
     friend = () if plugin is None else ("-p", plugin)
-    result = project.runpytest_subprocess(
+    result = pytest_run(
         *("-p", "pytest_initcheck.plugin", *friend, "--initcheck", "--initcheck-watch=report"),
         *("--initcheck-report=json:found.json", *arguments),
     )
@@ -97,6 +98,7 @@ def test_xdist(project: pytest.Pytester, arguments: tuple[str, ...]):
     assert ("2 workers [4 items]" in result.stdout.str()) == bool(arguments)
 
 
+@pytest.mark.slow
 def test_xdist_groups(project: pytest.Pytester):
     pytest.importorskip("xdist")
     grouped = SUITE.replace("def test_", "@pytest.mark.xdist_group('torch')\ndef test_")
@@ -188,7 +190,7 @@ def test_timeout(project: pytest.Pytester):
 
 @pytest.mark.parametrize(
     "workers",
-    [pytest.param((), marks=pytest.mark.slow), ("-p", "xdist", "-n", "2")],
+    [(), pytest.param(("-p", "xdist", "-n", "2"), marks=pytest.mark.slow)],
     ids=["alone", "xdist"],
 )
 def test_cov(project: pytest.Pytester, workers: tuple[str, ...]):
@@ -266,7 +268,7 @@ def test_checked(subtests, initcheck):
 """
 
 
-@pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=["alone", "xdist"])
+@pytest.mark.parametrize("workers", [(), pytest.param(("-n", "2"), marks=pytest.mark.slow)], ids=["alone", "xdist"])
 def test_subtests(project: pytest.Pytester, workers: tuple[str, ...]):
     """Every subtest may call or check models of its own."""
     if workers:

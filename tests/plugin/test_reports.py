@@ -15,17 +15,36 @@ initcheck_models =
 """
 
 
-def test_lines_at_the_end(models: pytest.Pytester, xdist: tuple[str, ...]):
+def test_lines_at_the_end_and_junit_properties(models: pytest.Pytester, xdist: tuple[str, ...]):
     models.makeini(INI)
     models.makepyfile("def test_it(): pass")
 
-    result = models.runpytest("--initcheck", "-v", *xdist)
+    result = models.runpytest("--initcheck", "-v", "--junitxml=rich.xml", "-o", "initcheck_junit=true", *xdist)
 
     result.assert_outcomes(passed=2, failed=2)
     result.stdout.fnmatch_lines(
         ["*- initcheck -*", "*zoo.py:Healthy*", "initcheck: 3 models, 1 unhealthy, 1 could not be checked"]
     )
     assert "INTERNALERROR" not in result.stdout.str()
+    root = ET.parse(models.path / "rich.xml").getroot()
+    found = {
+        case.get("name"): [(p.get("name"), p.get("value")) for p in case.iter("property")]
+        for case in root.iter("testcase")
+    }
+    assert found["zoo.py:Healthy[input=8x8]"][0] == ("initcheck_ok", "true")
+    assert found["zoo.py:Sick[input=8x8]"][0] == ("initcheck_ok", "false")
+    assert found["zoo.py:Sick[input=8x8]"][1][0] == "initcheck_finding"
+    assert found["zoo.py:boom"] == []
+
+
+def test_junit_properties_are_opt_in(models: pytest.Pytester, xdist_again: tuple[str, ...]):
+    models.makeini(INI)
+
+    models.runpytest("--initcheck", "--junitxml=plain.xml", *xdist_again)
+
+    root = ET.parse(models.path / "plain.xml").getroot()
+    assert len(root.findall(".//testcase")) == 3
+    assert not root.findall(".//property")
 
 
 def test_quiet(models: pytest.Pytester):
@@ -43,29 +62,11 @@ def test_own_verbosity(models: pytest.Pytester):
     result.stdout.fnmatch_lines(["*- initcheck -*"])
 
 
-def test_junit_properties_are_opt_in(models: pytest.Pytester, xdist: tuple[str, ...]):
-    models.makeini(INI)
-
-    models.runpytest("--initcheck", "--junitxml=plain.xml", *xdist)
-    assert not ET.parse(models.path / "plain.xml").findall(".//property")
-
-    models.runpytest("--initcheck", "--junitxml=rich.xml", "-o", "initcheck_junit=true", *xdist)
-    root = ET.parse(models.path / "rich.xml").getroot()
-    found = {
-        case.get("name"): [(p.get("name"), p.get("value")) for p in case.iter("property")]
-        for case in root.iter("testcase")
-    }
-    assert found["zoo.py:Healthy[input=8x8]"][0] == ("initcheck_ok", "true")
-    assert found["zoo.py:Sick[input=8x8]"][0] == ("initcheck_ok", "false")
-    assert found["zoo.py:Sick[input=8x8]"][1][0] == "initcheck_finding"
-    assert found["zoo.py:boom"] == []
-
-
 @pytest.mark.parametrize("blocked", ["cacheprovider", "terminal", "junitxml", "xdist", "warnings", "logging"])
 def test_without_another_plugin(models: pytest.Pytester, blocked: str):
     models.makeini(INI)
 
-    result = models.runpytest_subprocess("--initcheck", "-p", f"no:{blocked}")
+    result = models.runpytest("--initcheck", "-p", f"no:{blocked}")
 
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     assert "INTERNALERROR" not in result.stdout.str() + result.stderr.str()

@@ -41,7 +41,7 @@ def in_a_process_of_its_own(models: pytest.Pytester, source: str, *arguments: st
 
 
 def test_a_finding_is_a_result_of_its_own_and_fails_nothing(models: pytest.Pytester, xdist: tuple[str, ...]):
-    result = watched(models, SICK, "-v", *xdist)
+    result = watched(models, SICK, "-v", "--junitxml=out.xml", "--initcheck-report=json:out.json", *xdist)
 
     assert result.ret == 0
     assert result.parseoutcomes() == {"passed": 2, "unhealthy": 1}
@@ -55,15 +55,26 @@ def test_a_finding_is_a_result_of_its_own_and_fails_nothing(models: pytest.Pytes
             "initcheck: watched 2 models that the tests call, 1 unhealthy",
         ]
     )
+    name = "test_a_finding_is_a_result_of_its_own_and_fails_nothing.py"
+    cases = {case.get("name"): case for case in ET.parse(models.path / "out.xml").getroot().iter("testcase")}
+    assert set(cases) == {"test_healthy", "test_sick", "test_sick [initcheck Sick]"}
+    assert len(cases["test_sick"]) == 0
+    skipped = cases["test_sick [initcheck Sick]"].find("skipped")
+    assert skipped is not None
+    assert f"Sick: unhealthy init: unresponsive at 0.weight, called at {name}:8" in skipped.get("message", "")
+    # The report file holds what was watched.
+    assert {"Healthy", "Sick"} <= set(str(json.loads((models.path / "out.json").read_text())).replace("'", " ").split())
 
 
-def test_fail(models: pytest.Pytester, xdist: tuple[str, ...]):
-    result = watched(models, SICK, "--initcheck-watch=fail", *xdist)
+def test_fail(models: pytest.Pytester, xdist_again: tuple[str, ...]):
+    result = watched(models, SICK, "--initcheck-watch=fail", "--junitxml=out.xml", *xdist_again)
 
     assert result.ret == 1
     assert result.parseoutcomes() == {"passed": 2, "failed": 1}
     result.stdout.fnmatch_lines(["*_ test_sick [[]initcheck Sick[]] _*", "*unresponsive at 0.weight*"])
     result.stdout.fnmatch_lines(["UNHEALTHY Sick test_*.py::test_sick*"])
+    cases = {case.get("name"): case for case in ET.parse(models.path / "out.xml").getroot().iter("testcase")}
+    assert cases["test_sick [initcheck Sick]"].find("failure") is not None
 
 
 def test_fail_in_the_ini(models: pytest.Pytester):
@@ -628,27 +639,6 @@ def test_no_budget(models: pytest.Pytester):
 
 def test_settings_apply(models: pytest.Pytester):
     assert watched(models, SICK, "--initcheck-ignore=unresponsive,input-blind").parseoutcomes() == {"passed": 2}
-
-
-def test_junit(models: pytest.Pytester, xdist: tuple[str, ...]):
-    watched(models, SICK, "--junitxml=out.xml", *xdist)
-
-    cases = {case.get("name"): case for case in ET.parse(models.path / "out.xml").getroot().iter("testcase")}
-    assert set(cases) == {"test_healthy", "test_sick", "test_sick [initcheck Sick]"}
-    assert len(cases["test_sick"]) == 0
-    skipped = cases["test_sick [initcheck Sick]"].find("skipped")
-    assert skipped is not None
-    assert "Sick: unhealthy init: unresponsive at 0.weight, called at test_junit.py:8" in skipped.get("message", "")
-
-    watched(models, SICK, "--junitxml=out.xml", "--initcheck-watch=fail", *xdist)
-    cases = {case.get("name"): case for case in ET.parse(models.path / "out.xml").getroot().iter("testcase")}
-    assert cases["test_sick [initcheck Sick]"].find("failure") is not None
-
-
-def test_report_files_hold_what_was_watched(models: pytest.Pytester, xdist: tuple[str, ...]):
-    watched(models, SICK, "--initcheck-report=json:out.json", *xdist)
-
-    assert {"Healthy", "Sick"} <= set(str(json.loads((models.path / "out.json").read_text())).replace("'", " ").split())
 
 
 CLEAN = """
