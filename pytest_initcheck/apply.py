@@ -13,12 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
-from .auto import Values, recurrent_kind
+from .auto import Values
 from .calibrate import calibrate
 from .choices import chooser, scheme_called
 from .distributions import Named, name_distribution
 from .errors import ProbeError, SettingsError
 from .inputs import Call, resolve_inputs
+from .modules import held_by
 from .plan import Change, Plan
 from .schemes import Draw, fill_
 from .state import untouched
@@ -33,13 +34,16 @@ class Planned:
 
     Attributes:
         plan: one entry for every parameter.
-        values: what the parameters hold before it.
         call: how the model was run to see where each weight stands; ``None`` where it was not.
     """
 
     plan: Plan
-    values: Mapping[str, Values]
     call: Call | None
+
+    @property
+    def on_data(self) -> bool:
+        """Whether a weight is scaled by what the model makes of its inputs, so that the plan shows only as it is done."""
+        return any(c.draw is not None and c.draw.calibrated for c in self.plan.changes)
 
 
 def initialize(model: nn.Module, scheme: str, inputs: Any, *, seed: int) -> None:
@@ -76,13 +80,13 @@ def plan_for(
     changes = _plan(model, scheme, wiring, values, options, _list(include), _list(exclude), origins=origins)
     notes = (*_notes(scheme, wiring), *_default(changes))
     plan = Plan(scheme if isinstance(scheme, str) else "by pattern", tuple(changes), notes=notes)
-    return Planned(plan, values, call)
+    return Planned(plan, call)
 
 
 def carry_out(
     model: nn.Module, planned: Planned, generator: torch.Generator | None, *, tolerance: float = 0.05, passes: int = 10
 ) -> Plan:
-    """Fill the parameters of ``model`` as planned, scale them on data for ``"lsuv"``, and return what came of it.
+    """Fill the parameters of ``model`` as planned, scale those on data that are meant to be, and return what came of it.
 
     Args:
         model: what the plan was made for.
@@ -91,10 +95,10 @@ def carry_out(
         tolerance, passes: as :func:`~pytest_initcheck.apply_init`.
     """
     _fill(model, planned.plan, generator)
-    if planned.plan.scheme != "lsuv":
+    if not planned.on_data:
         return planned.plan
     assert planned.call is not None
-    return _calibrated(model, planned.call, planned.plan, planned.values, tolerance=tolerance, passes=passes)
+    return _calibrated(model, planned.call, planned.plan, tolerance=tolerance, passes=passes)
 
 
 @contextmanager
@@ -148,13 +152,13 @@ def _values(model: nn.Module, place: Place) -> Values:
     scale = float(v.abs().max())
     rms = scale * float((v / scale).square().mean().sqrt()) if 0 < scale < math.inf else scale
     constant = bool((v == v.reshape(-1)[0]).all())
-    return Values(rms, constant, math.isfinite(scale), recurrent_kind(place.kind))
+    return Values(rms, constant, math.isfinite(scale))
 
 
 def _tensor(model: nn.Module, place: Place) -> Tensor:
     """The tensor that users know by the name, also where a parametrization makes it."""
     path, _, attribute = place.name.rpartition(".")
-    if place.parameters[0].endswith("_g"):
+    if place.made_by == "weight-norm":
         g, v = (model.get_parameter(n) for n in place.parameters)
         return torch._weight_norm(v, g, _norm_dim(model, path, attribute))
     tensor = getattr(model.get_submodule(path), attribute)
@@ -163,9 +167,7 @@ def _tensor(model: nn.Module, place: Place) -> Tensor:
 
 
 def _norm_dim(model: nn.Module, path: str, attribute: str) -> int:
-    hooks = model.get_submodule(path)._forward_pre_hooks.values()
-    found: list[Any] = [h for h in hooks if getattr(h, "name", None) == attribute]
-    return int(found[0].dim)
+    return next(h.norm_dim for h in held_by(model.get_submodule(path)) if h.attribute == attribute)
 
 
 # -- what to do
@@ -253,10 +255,9 @@ def _notes(scheme: str | Mapping[str, str | Draw], wiring: Wiring) -> Iterable[s
 
 def _default(changes: Iterable[Change]) -> Iterable[str]:
     """What PyTorch's default is, and how far it carries a signal where no norm follows."""
-    named = [(c, c.origin) for c in changes if c.origin is not None and "PyTorch's default" in c.origin.scheme]
-    for scheme in dict.fromkeys(n.scheme for _, n in named):
-        without = scheme.replace(", PyTorch's default", "")
-        yield f"default is PyTorch's: {without}."
+    named = [(c, c.origin) for c in changes if c.origin is not None and _by_torch(c.origin)]
+    for text in dict.fromkeys(n.standard.text() for _, n in named if n.standard is not None):
+        yield f"default is PyTorch's: {text}."
     told: set[str] = set()
     for c, n in named:
         behind = c.place.followed_by
@@ -272,11 +273,15 @@ def _default(changes: Iterable[Change]) -> Iterable[str]:
         )
 
 
+def _by_torch(named: Named) -> bool:
+    return named.standard is not None and named.standard.default
+
+
 # -- doing it
 
 
 def _writable(model: nn.Module, place: Place) -> None:
-    if place.parameters == (place.name,) or place.parameters[0].endswith("_g"):
+    if place.made_by != "parametrization":
         return
     path, _, attribute = place.name.rpartition(".")
     chain = model.get_submodule(path).parametrizations[attribute]  # type: ignore[index]
@@ -296,7 +301,7 @@ def _fill(model: nn.Module, plan: Plan, generator: torch.Generator | None) -> No
         place, use = change.place, change.place.use
         how = {"out_dim": use.out_dim, "in_dim": use.in_dim, "groups": use.groups}
         try:
-            if place.parameters == (place.name,):
+            if not place.made_by:
                 fill_(model.get_parameter(place.name), change.draw, generator=generator, **how)
             else:
                 weight = torch.empty_like(_tensor(model, place), requires_grad=False)
@@ -308,7 +313,7 @@ def _fill(model: nn.Module, plan: Plan, generator: torch.Generator | None) -> No
 def _set(model: nn.Module, place: Place, weight: Tensor) -> None:
     path, _, attribute = place.name.rpartition(".")
     with torch.no_grad():
-        if place.parameters[0].endswith("_g"):
+        if place.made_by == "weight-norm":
             g, v = (model.get_parameter(n) for n in place.parameters)
             v.copy_(weight)
             g.copy_(torch.norm_except_dim(weight, 2, _norm_dim(model, path, attribute)))
@@ -322,13 +327,11 @@ def _put_back(model: nn.Module, kept: Mapping[str, Tensor]) -> None:
             model.get_parameter(name).copy_(value)
 
 
-def _calibrated(
-    model: nn.Module, call: Call, plan: Plan, values: Mapping[str, Values], *, tolerance: float, passes: int
-) -> Plan:
+def _calibrated(model: nn.Module, call: Call, plan: Plan, *, tolerance: float, passes: int) -> Plan:
     if not tolerance > 0 or passes < 1:
         raise SettingsError(f"tolerance must be above 0 and passes at least 1 (got {tolerance!r} and {passes!r})")
-    todo = [c.place for c in plan.changes if c.draw is not None and c.draw.why == "lsuv"]
-    places = {p.name: p for p in todo if not values[p.name].recurrent}
+    todo = [c.place for c in plan.changes if c.draw is not None and c.draw.calibrated]
+    places = {p.name: p for p in todo if not p.use.cell}
     weights: dict[str, Collection[Tensor]] = {
         name: [model.get_parameter(n) for n in place.parameters] for name, place in places.items()
     }
@@ -336,7 +339,7 @@ def _calibrated(
     def multiply(name: str, factor: float) -> None:
         place = places[name]
         with torch.no_grad():
-            if place.parameters == (name,):
+            if not place.made_by:
                 model.get_parameter(name).mul_(factor)
             else:
                 _set(model, place, _tensor(model, place) * factor)

@@ -6,15 +6,13 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from .gains import weight_gain
+from .gain_table import Gain, weight_gain
 from .schemes import ONES, ZEROS, Draw, kaiming, orthogonal, siren, xavier
 from .wiring import Place, Wiring
 
 #: What a chooser returns: what to draw (``None``: leave it alone) and why.
 Choice = tuple[Draw | None, str]
 Chooser = Callable[[Place], Choice]
-
-_RECURRENT = frozenset(("RNN", "LSTM", "GRU", "RNNCell", "LSTMCell", "GRUCell"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,13 +23,11 @@ class Values:
         rms: root mean square.
         constant: whether all are equal.
         finite: whether all are finite.
-        recurrent: class of the recurrent layer that owns it (``"LSTM"``, ``"GRU"``, ``"RNN"``), or ``None``.
     """
 
     rms: float
     constant: bool
     finite: bool
-    recurrent: str | None = None
 
     @property
     def zero(self) -> bool:
@@ -64,7 +60,7 @@ class Auto:
         if value.zero and self.zeros_mean_something and (gate := self._gate(place)):
             return None, gate
         choose = {
-            "weight": self._recurrent if value.recurrent else self._weight,
+            "weight": self._recurrent if place.use.cell else self._weight,
             "bias": self._bias,
             "norm-scale": lambda p: (ONES, "scale of a norm: one"),
             "norm-shift": lambda p: (ZEROS, "shift of a norm: zero"),
@@ -96,10 +92,10 @@ class Auto:
         if place.closes and place.normed:
             draw = xavier(place.fan_in, place.fan_out)
             return draw, f"{draw.why}; the norm behind takes the sum of branch and stream"
-        gain, source = (1.0, "a gate") if place.gates else weight_gain(place.followed_by)
-        draw = Draw("normal", gain / math.sqrt(place.fan_in))
+        gain = Gain(1.0, "a gate") if place.gates else weight_gain(place.followed_by)
+        draw = Draw("normal", gain.value / math.sqrt(place.fan_in))
         behind = f" before {place.followed_by}" if place.followed_by not in (None, "none", "mixed") else ""
-        why = f"gain {gain:.3g}{behind} ({source})"
+        why = f"gain {gain.value:.3g}{behind} ({gain.source})"
         if place.closes and self.wiring.branches > 1 and scaled:
             scale = 1.0 / math.sqrt(self.wiring.branches)
             return draw.times(
@@ -110,7 +106,7 @@ class Auto:
     def _recurrent(self, place: Place) -> Choice:
         assert place.fan_in
         assert place.fan_out
-        if "_hh" in place.name.rpartition(".")[2]:
+        if place.use.reads == "state":
             draw = orthogonal(place.fan_in, place.units)
             return draw, f"state to state, each gate {draw.why}"
         draw = xavier(place.fan_in, place.fan_out)
@@ -118,8 +114,8 @@ class Auto:
 
     def _bias(self, place: Place) -> Choice:
         value = self.values[place.name]
-        if value.recurrent == "LSTM":
-            if "_ih" in place.name.rpartition(".")[2]:
+        if place.use.cell == "LSTM":
+            if place.use.reads == "input":
                 gates = Draw("gates", options={"values": (0.0, 1.0, 0.0, 0.0)})
                 return gates, "forget gate open: 1 (Gers et al. 2000; Jozefowicz et al. 2015)"
             return ZEROS, "zero: the forget gate's 1 is in bias_ih"
@@ -151,8 +147,3 @@ class Auto:
 
 
 EMBEDDING_STD = 0.5
-
-
-def recurrent_kind(kind: str) -> str | None:
-    """Return ``"LSTM"``, ``"GRU"`` or ``"RNN"`` for the class name of a recurrent layer or cell of torch, else ``None``."""
-    return kind.removesuffix("Cell") if kind in _RECURRENT else None

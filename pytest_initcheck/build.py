@@ -7,11 +7,13 @@ import random
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from .errors import InitcheckError, ProbeError
+from .records import ConstructionFault
 from .statistics import measure, settle
 
 Factory = Callable[[], nn.Module]
@@ -21,7 +23,7 @@ Factory = Callable[[], nn.Module]
 STANDARD_ERRORS = 6.5
 
 
-def build(factory: Factory, seed: int) -> tuple[nn.Module, dict[str, str]]:
+def build(factory: Factory, seed: int) -> tuple[nn.Module, dict[str, ConstructionFault]]:
     """Return what ``factory`` builds under ``seed``, and what of it was never written.
 
     Uninitialized memory is filled while it is built (NaN, the largest integer), so what still holds the filling
@@ -43,7 +45,7 @@ def build(factory: Factory, seed: int) -> tuple[nn.Module, dict[str, str]]:
     return model, unwritten(model)
 
 
-def build_deferred(factory: Factory, method: str, seed: int, eager: nn.Module) -> dict[str, str]:
+def build_deferred(factory: Factory, method: str, seed: int, eager: nn.Module) -> dict[str, ConstructionFault]:
     """Build on the meta device, materialise, run the model's init, and return what is wrong with the result.
 
     Args:
@@ -54,7 +56,7 @@ def build_deferred(factory: Factory, method: str, seed: int, eager: nn.Module) -
         eager: the same model built the ordinary way.
 
     Returns:
-        Name of a parameter or buffer -> what is wrong: never written, or drawn from another distribution than in ``eager``.
+        Label of a parameter or buffer -> what is wrong: never written, or drawn from another distribution than in ``eager``.
 
     Raises:
         ProbeError: the model cannot be built on the meta device, or has no such method.
@@ -68,8 +70,9 @@ def build_deferred(factory: Factory, method: str, seed: int, eager: nn.Module) -
     with seeded(seed), filled_memory():
         model.to_empty(device=device)
         _initialize(model, method)
-    left = {f"{n} (deferred)": what for n, what in unwritten(model).items()}
-    return {**left, **_differences(eager, model, skip={n.removesuffix(" (deferred)") for n in left})}
+    left = [replace(fault, deferred=True) for fault in unwritten(model).values()]
+    found = [*left, *_differences(eager, model, skip={fault.name for fault in left})]
+    return {fault.label: fault for fault in found}
 
 
 def _initialize(model: nn.Module, method: str) -> None:
@@ -88,8 +91,7 @@ def _initialize(model: nn.Module, method: str) -> None:
             model.apply(own)
 
 
-def _differences(eager: nn.Module, deferred: nn.Module, *, skip: set[str]) -> dict[str, str]:
-    found: dict[str, str] = {}
+def _differences(eager: nn.Module, deferred: nn.Module, *, skip: set[str]) -> Iterator[ConstructionFault]:
     theirs = dict(deferred.named_parameters())
     pairs = [(n, p, theirs[n]) for n, p in eager.named_parameters() if n in theirs and n not in skip]
     stats = settle([measure(p) for _, p, _ in pairs] + [measure(q) for _, _, q in pairs])
@@ -102,10 +104,8 @@ def _differences(eager: nn.Module, deferred: nn.Module, *, skip: set[str]) -> di
         off_mean = abs(a.mean - b.mean) > STANDARD_ERRORS * scale * math.sqrt(2 / n) + 1e-12
         off_std = abs(a.std - b.std) > STANDARD_ERRORS * scale * math.sqrt(2 * 5 / (4 * n)) + 1e-12
         if off_mean or off_std:
-            found[f"{name} (deferred)"] = (
-                f"mean {b.mean:.3g}, std {b.std:.3g} after deferred construction, mean {a.mean:.3g}, std {a.std:.3g} after eager"
-            )
-    return found
+            after = f"mean {b.mean:.3g}, std {b.std:.3g} after deferred construction, mean {a.mean:.3g}, std {a.std:.3g} after eager"
+            yield ConstructionFault(name, "differs", after, deferred=True)
 
 
 @contextmanager
@@ -145,16 +145,17 @@ def filled_memory() -> Iterator[None]:
         torch.utils.deterministic.fill_uninitialized_memory = fill  # type: ignore[attr-defined]
 
 
-def unwritten(model: nn.Module) -> dict[str, str]:
+def unwritten(model: nn.Module) -> dict[str, ConstructionFault]:
     """Return the parameters and buffers that hold the filling of :func:`filled_memory`, and how much of it."""
-    found: dict[str, str] = {}
+    found: dict[str, ConstructionFault] = {}
     uninitialized = (nn.parameter.UninitializedParameter, nn.parameter.UninitializedBuffer)
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if isinstance(tensor, uninitialized) or tensor.device.type == "meta" or tensor.numel() == 0:
             continue
         share = _filled(tensor.detach())
         if share > 0:
-            found[name] = f"{share:.0%} of its values are the filling of uninitialized memory"
+            told = f"{share:.0%} of its values are the filling of uninitialized memory"
+            found[name] = ConstructionFault(name, "unwritten", told)
     return found
 
 

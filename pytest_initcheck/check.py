@@ -24,7 +24,7 @@ from .phases import doing, told_to
 from .probe import histograms, run_probe, sample_dim
 from .push import push_of
 from .reach import unreached_reasons
-from .records import Finding, Report, Trace
+from .records import ConstructionFault, Finding, Report, Trace
 from .recurrence import carried
 from .response import ask
 from .settings import Settings, matches
@@ -107,7 +107,7 @@ def check(
 
 def _check_module(
     model: nn.Module,
-    left: dict[str, str],
+    left: dict[str, ConstructionFault],
     inputs: Any,
     loss: Loss | None,
     settings: Settings,
@@ -164,7 +164,13 @@ def _check_module(
 
 
 def _measured(
-    subject: nn.Module, call: Call, left: dict[str, str], loss: Loss | None, settings: Settings, *, named: bool
+    subject: nn.Module,
+    call: Call,
+    left: dict[str, ConstructionFault],
+    loss: Loss | None,
+    settings: Settings,
+    *,
+    named: bool,
 ) -> rules.Case:
     """Everything that touches the model, inside the guard that leaves no trace."""
     told: list[str] = []

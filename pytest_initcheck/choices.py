@@ -173,11 +173,11 @@ def _siren(auto: Auto, place: Place, *, omega: float | None = None) -> Choice:
 def lsuv_draw(auto: Auto, place: Place) -> Choice:
     """Return the orthogonal weight that LSUV starts from; what it does not calibrate is as in ``auto``."""
     draw, why = auto(place)
-    if place.role != "weight" or draw is None or auto.values[place.name].recurrent:
+    if place.role != "weight" or draw is None or place.use.cell:
         return draw, why
     assert place.fan_in
     start = orthogonal(place.fan_in, place.units)
-    return replace(start, why="lsuv"), "orthogonal, then to unit variance (Mishkin and Matas 2016)"
+    return replace(start, calibrated=True), "orthogonal, then to unit variance (Mishkin and Matas 2016)"
 
 
 _WHOLE: Mapping[str, Callable[..., Choice]] = {

@@ -62,7 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
             if arguments.verbose and e.__cause__:
                 traceback.print_exception(e.__cause__)
             sentence = str(e) if spec in str(e) else f"{spec}: {e}"
-            unchecked[index] = str(e).removeprefix(f"{spec}: ")
+            unchecked[index] = e.short or str(e).removeprefix(f"{spec}: ")
             print(f"initcheck: {sentence}", file=sys.stderr)
             status = COULD_NOT_TELL
             continue

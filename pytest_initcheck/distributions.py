@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .gains import weight_gain
+from .gain_table import weight_gain
 
 #: Values that are looked at, of larger tensors a fixed random choice: enough to tell everything here apart.
 SAMPLE = 1 << 16
@@ -27,6 +27,35 @@ NEAR = 0.02
 
 
 @dataclass(frozen=True, slots=True)
+class Standard:
+    """A scheme that has a name, and the std that it gives some parameter.
+
+    Attributes:
+        call: the scheme, as one would call it.
+        std: what it gives.
+        formula: where the std comes from, if the call does not say.
+        default: whether modules of PyTorch draw it themselves.
+        of: which modules do, where it is not the layers that compute with weights.
+        fixed: whether the std follows no fan, so that another one is not the same scheme at another scale.
+    """
+
+    call: str
+    std: float
+    formula: str = ""
+    default: bool = False
+    of: str = ""
+    fixed: bool = False
+
+    def text(self, origin: str = "") -> str:
+        """Return the scheme in words, with whose it is behind the call."""
+        of = f" of {self.of}" if self.of else ""
+        return f"{self.call}{origin}{of}{f': {self.formula}' if self.formula else ''}"
+
+    def __str__(self) -> str:
+        return self.text(", PyTorch's default" if self.default else "")
+
+
+@dataclass(frozen=True, slots=True)
 class Named:
     """The distribution that some values were drawn from.
 
@@ -39,7 +68,7 @@ class Named:
         error: relative standard error of ``std``.
         bound: half the width of a uniform distribution or of a cut one.
         value: the constant, or the gain of an identity or an orthogonal matrix.
-        scheme: the nearest scheme with a name; ``""`` if none is near.
+        standard: the nearest scheme with a name; ``None`` if none is near.
         ratio: ``std`` over the scheme's.
         factor: what a layer with this weight multiplies a signal by, without normalization; ``None`` if that is not known.
     """
@@ -51,9 +80,14 @@ class Named:
     error: float = 0.0
     bound: float | None = None
     value: float | None = None
-    scheme: str = ""
+    standard: Standard | None = None
     ratio: float = 1.0
     factor: float | None = None
+
+    @property
+    def scheme(self) -> str:
+        """The nearest scheme in words; ``""`` if none is near."""
+        return "" if self.standard is None else str(self.standard)
 
     @property
     def known(self) -> bool:
@@ -75,9 +109,9 @@ class Named:
     @property
     def short(self) -> str:
         """The scheme if it has a name, else the kind; "default" is PyTorch's own of such a layer."""
-        if not self.scheme:
+        if self.standard is None:
             return "too few to tell" if self.kind == "too few" else self._text().partition(", std")[0]
-        return f"{self._times}{'default' if 'PyTorch' in self.scheme else self.scheme.partition(':')[0]}"
+        return f"{self._times}{'default' if self.standard.default else self.standard.call}"
 
     @property
     def _times(self) -> str:
@@ -346,37 +380,42 @@ def _misfit(y: Tensor, kind: str, scale: float, bound: float, *, slack: float) -
 def _with_scheme(named: Named, fan_in: int | None, fan_out: int | None, followed_by: str | None) -> Named:
     fields: dict[str, Any] = {}
     if fan_in and named.std and named.kind not in ("constant", "gates") and fan_in > 1:
-        fields["factor"] = named.std * math.sqrt(fan_in) / weight_gain(followed_by)[0]
+        fields["factor"] = named.std * math.sqrt(fan_in) / weight_gain(followed_by).value
     candidates = _schemes(named, fan_in, fan_out, followed_by)
     if candidates and named.std:
-        scheme, std = min(candidates.items(), key=lambda c: round(abs(math.log(named.std / c[1])) / 0.02))
-        ratio = named.std / std
+        nearest = min(candidates, key=lambda c: round(abs(math.log(named.std / c.std)) / 0.02))
+        ratio = named.std / nearest.std
         # Something a factor of 4 away is no longer that scheme in any sense; a std that follows no fan is it or is not.
-        if 0.25 <= ratio <= 4 and not ("std=" in scheme and abs(ratio - 1) > max(NEAR, 4 * named.error)):
-            fields |= {"scheme": scheme, "ratio": ratio}
+        if 0.25 <= ratio <= 4 and not (nearest.fixed and abs(ratio - 1) > max(NEAR, 4 * named.error)):
+            fields |= {"standard": nearest, "ratio": ratio}
     return Named(**({f: getattr(named, f) for f in Named.__dataclass_fields__} | fields)) if fields else named
 
 
-def _schemes(named: Named, fan_in: int | None, fan_out: int | None, followed_by: str | None) -> Mapping[str, float]:
-    """Name -> std of what has a name and is of this kind, the more usual first."""
-    found: dict[str, float] = {}
+def _schemes(named: Named, fan_in: int | None, fan_out: int | None, followed_by: str | None) -> list[Standard]:
+    """What has a name and is of this kind, the more usual first."""
+    found: list[Standard] = []
     if named.mean or named.kind not in ("normal", "uniform", "truncated_normal"):
         return found
     kind = {"truncated_normal": "trunc_normal"}.get(named.kind, named.kind)
     if fan_in and fan_out and fan_in > 1:
         if named.kind == "uniform":
-            found["kaiming_uniform(a=sqrt(5)), PyTorch's default: 0.577/sqrt(fan_in)"] = 1 / math.sqrt(3 * fan_in)
+            formula = "0.577/sqrt(fan_in)"
+            found.append(Standard("kaiming_uniform(a=sqrt(5))", 1 / math.sqrt(3 * fan_in), formula, default=True))
             if fan_out != fan_in:
-                found["uniform 1/sqrt(hidden), PyTorch's default of recurrent layers"] = 1 / math.sqrt(3 * fan_out)
-        found[f"xavier_{kind}"] = math.sqrt(2 / (fan_in + fan_out))
-        found[f"kaiming_{kind}(relu)"] = math.sqrt(2 / fan_in)
-        found[f"lecun_{kind}"] = math.sqrt(1 / fan_in)
-        found[f"kaiming_{kind}(relu, fan_out)"] = math.sqrt(2 / fan_out)
-        gain = weight_gain(followed_by)[0]
+                hidden = Standard(
+                    "uniform 1/sqrt(hidden)", 1 / math.sqrt(3 * fan_out), default=True, of="recurrent layers"
+                )
+                found.append(hidden)
+        found.append(Standard(f"xavier_{kind}", math.sqrt(2 / (fan_in + fan_out))))
+        found.append(Standard(f"kaiming_{kind}(relu)", math.sqrt(2 / fan_in)))
+        found.append(Standard(f"lecun_{kind}", math.sqrt(1 / fan_in)))
+        found.append(Standard(f"kaiming_{kind}(relu, fan_out)", math.sqrt(2 / fan_out)))
+        gain = weight_gain(followed_by).value
         if gain not in (1.0, math.sqrt(2)):
-            found[f"{kind} with the gain of {followed_by}: {gain:.3g}/sqrt(fan_in)"] = gain / math.sqrt(fan_in)
+            own = f"{kind} with the gain of {followed_by}"
+            found.append(Standard(own, gain / math.sqrt(fan_in), f"{gain:.3g}/sqrt(fan_in)"))
     if named.kind != "uniform":
-        found[f"{kind}(std=0.02)"] = 0.02
+        found.append(Standard(f"{kind}(std=0.02)", 0.02, fixed=True))
         if named.kind == "normal":
-            found["normal(std=1), PyTorch's default of embeddings"] = 1.0
+            found.append(Standard("normal(std=1)", 1.0, default=True, of="embeddings", fixed=True))
     return found

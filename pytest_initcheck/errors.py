@@ -11,7 +11,15 @@ if TYPE_CHECKING:
 
 
 class InitcheckError(Exception):
-    """Base of every exception that this package raises on purpose."""
+    """Base of every exception that this package raises on purpose.
+
+    Attributes:
+        short: what went wrong in a few words, for a cell of a table; ``""`` where the message itself is short enough.
+    """
+
+    def __init__(self, message: str = "", *, short: str = "") -> None:
+        super().__init__(message)
+        self.short = short
 
 
 class SettingsError(InitcheckError, ValueError):
@@ -29,8 +37,8 @@ class ProbeError(InitcheckError, RuntimeError):
         layer: dotted name of the last layer that was reached, or ``None``.
     """
 
-    def __init__(self, message: str, *, layer: str | None = None) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, *, layer: str | None = None, short: str = "") -> None:
+        super().__init__(message, short=short)
         self.layer = layer
 
 

@@ -1,4 +1,4 @@
-"""Gains: what a weight's std must make up for because of the nonlinearity next to it."""
+"""Gains by integration, of any activation: what a weight's std must make up for because of the nonlinearity next to it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from .gain_table import plain_name
 
 Moment = Literal["square", "variance"]
 Function = Callable[[Tensor], Tensor]
@@ -48,23 +50,6 @@ _FUNCTIONS: Mapping[str, Callable[..., Tensor]] = {
     "erf": torch.erf,
     "exp": torch.exp,
     "square": torch.square,
-}
-#: Other names of the same functions: modules of torch.nn in lower case, torch.nn.init's words, common ones.
-_ALIASES = {
-    "identity": "linear",
-    "none": "linear",
-    "conv1d": "linear",
-    "conv2d": "linear",
-    "conv3d": "linear",
-    "conv_transpose1d": "linear",
-    "conv_transpose2d": "linear",
-    "conv_transpose3d": "linear",
-    "leakyrelu": "leaky_relu",
-    "log_sigmoid": "logsigmoid",
-    "swish": "silu",
-    "sine": "sin",
-    "softmax2d": "softmax",
-    "logsoftmax": "log_softmax",
 }
 #: Products of one half with a function of the other (Shazeer 2020): out = a * f(b), a and b independent.
 _GATED = {"glu": "sigmoid", "swiglu": "silu", "geglu": "gelu", "reglu": "relu"}
@@ -128,9 +113,7 @@ def canonical(name: str) -> str:
     Raises:
         ValueError: it is not.
     """
-    word = name.rpartition(".")[2]
-    key = word.lower()
-    key = _ALIASES.get(key, key)
+    key = plain_name(name)
     if key not in known():
         raise ValueError(f"activation must be one of {', '.join(sorted(known()))} (got {name!r})")
     return key
@@ -154,34 +137,6 @@ def slope(activation: str | Function, **options: Any) -> float:
     with torch.enable_grad():
         (derivative,) = torch.autograd.grad(f(z).sum(), z)
     return math.sqrt(float((derivative.square() * weight).sum()))
-
-
-def weight_gain(followed_by: str | None) -> tuple[float, str]:
-    """Return the gain to use for a weight in front of a nonlinearity, and where it comes from.
-
-    This is :func:`gain` but for saturating functions, whose unit pre-activations are no fixed point worth keeping: deep
-    networks carry signal and gradient at their critical gain instead.
-
-    Args:
-        followed_by: name as in :class:`~pytest_initcheck.ParameterRecord`; ``None``, ``"none"``, ``"norm"`` and
-            ``"mixed"`` ask for 1.
-    """
-    if followed_by in (None, "none", "norm", "mixed", "softmax", "exp", "linear", "glu"):
-        return 1.0, "LeCun et al. 1998"
-    assert followed_by is not None
-    if followed_by in ("tanh", "hardtanh", "softsign", "erf"):
-        # E[f'^2] = 1 at the origin for tanh; erf is steeper by 2/sqrt(pi).
-        at_zero = 2 / math.sqrt(math.pi) if followed_by == "erf" else 1.0
-        return 1.0 / at_zero, "critical gain, Schoenholz et al. 2017"
-    if followed_by == "sigmoid":
-        # 1 / (f'(0) sqrt(1 + f(0)^2)) = 4 / sqrt(1.25)
-        return 4.0 / math.sqrt(1.25), "Kumar 2017"
-    try:
-        name = canonical(followed_by)
-    except ValueError:
-        return 1.0, "LeCun et al. 1998"
-    source = {"relu": "He et al. 2015", "leaky_relu": "He et al. 2015", "selu": "Klambauer et al. 2017"}
-    return gain(name), source.get(name, "1/sqrt(E[f(z)^2])")
 
 
 def _of_module(module: nn.Module, moment: Moment) -> float:

@@ -7,23 +7,8 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from statistics import median
 
+from .gain_table import weight_gain
 from .records import LayerRecord, ParameterRecord, Trace
-
-#: Second moment gain of what follows a weight: the std that keeps a signal of unit RMS at unit RMS is gain / sqrt(fan_in).
-#: He et al. 2015 (relu, leaky relu), Klambauer et al. 2017 (selu), torch.nn.init.calculate_gain (tanh 5/3 is the upper end of
-#: what carries; 1 keeps small signals), numerically for the others.
-GAINS = {
-    "relu": math.sqrt(2),
-    "leaky_relu": math.sqrt(2),
-    "gelu": 1.5,
-    "silu": 1.7,
-    "elu": 1.25,
-    "softplus": 1.2,
-    "sigmoid": 1.8,
-    "tanh": 1.2,
-    "hardtanh": 1.2,
-    "sin": 1.5,
-}
 
 #: A factor this far (in decades) from what theory and its peers say stands out. Between schemes in use (Xavier, Kaiming,
 #: LeCun, PyTorch's default, orthogonal) the factors differ by up to 0.4.
@@ -43,12 +28,13 @@ class Suspect:
     Attributes:
         name: parameter (or layer) name.
         kind: ``"weight"``, ``"bias"``, ``"norm-scale"``, ``"embedding"``, ``"zero"`` or ``"dead"``.
-        decades: how far off, in powers of ten; negative is too small.
+        decades: how far off, in powers of ten; negative is too small. Of a bias, what ranks it among scales.
         common: whether most of the model's weights are off by as much: the scheme's fault, not this layer's.
         cause: in the field's terms, with numbers.
         absorbed: whether the scale makes no difference to what the network does with its inputs: a norm layer rescales it,
             or nothing reads it any more (a head).
         expected: the std that theory asks for, where it says.
+        rms: root mean square of its values.
     """
 
     name: str
@@ -59,6 +45,12 @@ class Suspect:
     expected: float | None = None
     fix: str = ""
     absorbed: bool = False
+    rms: float = 0.0
+
+    @property
+    def factor(self) -> float:
+        """How many times too large or too small a scale is."""
+        return float(10 ** abs(self.decades))
 
     @property
     def loud(self) -> bool:
@@ -195,7 +187,7 @@ def expected_std(p: ParameterRecord) -> float | None:
     """Return the weight std that carries a unit signal through ``p`` and what follows, or ``None``."""
     if p.fan_in is None or p.fan_in == 0 or p.role != "weight" or len(p.shape) < 2:
         return None
-    return GAINS.get(p.followed_by or "", 1.0) / math.sqrt(p.fan_in) / p.factor
+    return weight_gain(p.followed_by).value / math.sqrt(p.fan_in) / p.factor
 
 
 def weight_deviation(p: ParameterRecord) -> float | None:
@@ -225,7 +217,8 @@ def _bias(p: ParameterRecord) -> Suspect | None:
     cause = f"{p.name} starts at {number(p.value.mean)} on average (0 is usual): the offset drowns the signal{shut}"
     # A bias counts against a unit signal, a weight against its own theory: an offset of 10 is as far off as a factor of 10,
     # and, unlike the factor, no norm layer or optimizer makes up for it.
-    return Suspect(p.name, "bias", math.copysign(math.log10(p.value.rms) + 1, p.value.mean or 1), False, cause, 0.0)
+    rank = math.copysign(math.log10(p.value.rms) + 1, p.value.mean or 1)
+    return Suspect(p.name, "bias", rank, False, cause, 0.0, rms=p.value.rms)
 
 
 def _norm(p: ParameterRecord) -> Suspect | None:

@@ -4,11 +4,62 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
+from torch.nn.utils.weight_norm import WeightNorm
+
+#: What computes a tensor that users know by a name: nothing (it is a parameter), ``torch.nn.utils.parametrize``, or the
+#: hook of ``torch.nn.utils.weight_norm``, the older one.
+Maker = Literal["", "parametrization", "weight-norm"]
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A tensor that a module computes with, and the parameters that hold it.
+
+    Attributes:
+        attribute: what the module calls it: ``"weight"`` also where it is made of other parameters.
+        parameters: what it is made of; the parameter itself where nothing makes it.
+        direction: of several parameters, the one with the tensor's shape; scales and factors stand beside it.
+        made_by: what makes it.
+        norm_dim: for weight norm, the dimension that keeps its norms.
+    """
+
+    attribute: str
+    parameters: tuple[nn.Parameter, ...]
+    direction: nn.Parameter
+    made_by: Maker = ""
+    norm_dim: int = 0
+
+
+def held_by(module: nn.Module) -> Iterator[Held]:
+    """Yield what the module itself computes with, each tensor that is made of parameters in place of these."""
+    if isinstance(module, ParametrizationList):
+        return  # what it holds is its module's
+    within: set[int] = set()
+    lists = getattr(module, "parametrizations", None)
+    for attribute, chain in lists.items() if isinstance(lists, nn.ModuleDict) else ():
+        if isinstance(chain, ParametrizationList) and (parameters := tuple(chain.parameters())):
+            yield Held(attribute, parameters, _direction(parameters, chain), "parametrization")
+    for hook in module._forward_pre_hooks.values():
+        if isinstance(hook, WeightNorm):
+            g, v = (module._parameters[f"{hook.name}_{part}"] for part in "gv")
+            if g is not None and v is not None:
+                within |= {id(g), id(v)}
+                yield Held(hook.name, (g, v), v, "weight-norm", hook.dim)
+    for attribute, p in module._parameters.items():
+        if p is not None and id(p) not in within:
+            yield Held(attribute, (p,), p)
+
+
+def _direction(parameters: tuple[nn.Parameter, ...], chain: ParametrizationList) -> nn.Parameter:
+    """The largest of the originals, of equal ones the last: a scale stands before what it scales."""
+    originals = [p for p in chain._parameters.values() if p is not None]
+    return max(reversed(originals or parameters), key=Tensor.numel)
 
 
 def layer_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -50,8 +101,9 @@ def made_by_hooks(module: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
 
 def made_by(chain: ParametrizationList, weight: Tensor) -> tuple[Tensor, Tensor] | None:
     """Return ``(parameter, weight)``: of several parameters, the one that has the shape of the weight."""
-    held = next((p for p in chain.parameters(recurse=False) if p.shape == weight.shape), None)
-    return None if held is None else (held, weight)
+    originals = tuple(chain.parameters(recurse=False))
+    held = _direction(originals, chain) if originals else None
+    return None if held is None or held.shape != weight.shape else (held, weight)
 
 
 def parameter_names(model: nn.Module) -> dict[int, str]:

@@ -7,6 +7,11 @@ from collections.abc import Iterable
 from .records import Finding, LayerRecord, Trace
 
 
+def inside(path: str, name: str) -> bool:
+    """Whether the layer or parameter ``name`` is, or is in, the module at ``path``: ``rnn10.bias`` is not in ``rnn1``."""
+    return not path or name == path or name.startswith(f"{path}.")
+
+
 def layer_of(trace: Trace, name: str) -> LayerRecord | None:
     """Return the layer that ``name`` means: a layer's own, or the one that uses a parameter."""
     if name in trace.layers:

@@ -66,12 +66,12 @@ class Change:
             return ""
         use = self.place.use
         how = {"out_dim": use.out_dim, "in_dim": use.in_dim, "groups": use.groups}
-        if self.place.parameters == (self.place.name,):
+        if not self.place.made_by:
             return self.draw.code(self._target(), **how)
         module, _, attribute = self.place.name.rpartition(".")
         owner = f"model.get_submodule({module!r})" if module else "model"
         drawn = f"weight = torch.empty_like({owner}.{attribute})\n{self.draw.code('weight', **how)}\n"
-        if self.place.parameters[0].endswith("_g"):  # torch.nn.utils.weight_norm
+        if self.place.made_by == "weight-norm":
             lines = (
                 "with torch.no_grad():",
                 f"    g, v = {owner}.{attribute}_g, {owner}.{attribute}_v",

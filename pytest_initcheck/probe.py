@@ -293,7 +293,8 @@ def _failed(phase: str, model: nn.Module, watch: Watch, error: Exception) -> Pro
     layer = watch.innermost if phase == "forward" else None
     where = f" at layer {layer}" if layer else ""
     message = str(error).strip().split("\n")[0]
-    return ProbeError(f"{phase} of {type(model).__name__} raised {type(error).__name__}{where}: {message}", layer=layer)
+    told = f"{phase} of {type(model).__name__} raised {type(error).__name__}{where}"
+    return ProbeError(f"{told}: {message}", layer=layer, short=told)
 
 
 def _heads(raw: Any) -> tuple[list[int], list[Tensor]]:

@@ -184,6 +184,29 @@ class Response:
 
 
 @dataclass(frozen=True, slots=True)
+class ConstructionFault:
+    """What is wrong with the values that construction gave a parameter or a buffer.
+
+    Attributes:
+        name: dotted name.
+        kind: ``"unwritten"`` (it holds what was in memory before), or ``"differs"`` (deferred construction draws it from
+            another distribution than the constructor does).
+        found: what was found in it, in words.
+        deferred: whether deferred construction did it.
+    """
+
+    name: str
+    kind: Literal["unwritten", "differs"]
+    found: str
+    deferred: bool = False
+
+    @property
+    def label(self) -> str:
+        """Name in findings: the model that was built in the ordinary way has a parameter of the same name."""
+        return f"{self.name} (deferred)" if self.deferred else self.name
+
+
+@dataclass(frozen=True, slots=True)
 class Trace:
     """Everything that one probe recorded.
 

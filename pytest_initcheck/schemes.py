@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .gain_table import weight_gain
 from .gains import gain as gain_of
-from .gains import weight_gain
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 #: Std of a standard normal cut at +-2, by which a truncated normal must be divided to have the std that was asked for.
@@ -30,6 +30,7 @@ class Draw:
         value: the constant; for identity and orthogonal ones the gain.
         options: what else the kind needs: ``sparsity``, ``values`` of gates.
         why: the scheme and its source, in words.
+        calibrated: whether it is only what LSUV starts from, and then scaled to data.
     """
 
     kind: str
@@ -37,6 +38,7 @@ class Draw:
     value: float = 0.0
     options: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
     why: str = ""
+    calibrated: bool = False
 
     def times(self, factor: float, why: str = "") -> Draw:
         """Return the same with every value multiplied by ``factor``."""
@@ -281,7 +283,7 @@ def by_fans(
     Raises:
         ValueError: the scheme is unknown.
     """
-    own = weight_gain(followed_by)[0] if gain is None else gain
+    own = weight_gain(followed_by).value if gain is None else gain
     plain = 1.0 if gain is None else gain
     family, _, kind = scheme.partition("_")
     if scheme not in BY_FANS:
@@ -331,7 +333,7 @@ def recommended_std(
         return 1.0, ONES.code(target)
     if role == "embedding":
         return 1.0, Draw("normal", 1.0).code(target)
-    number, _ = weight_gain(followed_by)
+    number = weight_gain(followed_by).value
     std = number / math.sqrt(fan_in)
     if followed_by in ("relu", "leaky_relu") and math.isclose(number, gain_of("relu"), rel_tol=1e-3):
         # The name says more than the number, and torch reads the same fan from the shape of a plain weight.

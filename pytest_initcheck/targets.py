@@ -210,14 +210,16 @@ def _import(spec: str, where: str, root: Path) -> ModuleType:
                 f"{spec}: there is no module {e.name!r} (looked in {root} and the installed packages): "
                 "install it, correct the name, or write path/file.py:NAME"
             ) from None
-        raise TargetError(f"{spec}: importing {where} failed ({_error(e)}): install what it needs") from e
+        told = f"importing {where} failed"
+        raise TargetError(f"{spec}: {told} ({_error(e)}): install what it needs", short=told) from e
     except SystemExit as e:
         raise TargetError(
             f"{spec}: importing {where} ended the program (SystemExit: {e}): "
             "put what runs as a script under if __name__ == '__main__'"
         ) from e
     except Exception as e:
-        raise TargetError(f"{spec}: importing {where} failed ({_error(e)}): mend the module first") from e
+        told = f"importing {where} failed"
+        raise TargetError(f"{spec}: {told} ({_error(e)}): mend the module first", short=told) from e
 
 
 def _import_file(spec: str, file: Path) -> ModuleType:
@@ -290,7 +292,8 @@ def _guarded(
         except InitcheckError:
             raise
         except Exception as e:
-            raise TargetError(f"{spec}: building the model failed ({_error(e)}); -v shows where") from e
+            told = "building the model failed"
+            raise TargetError(f"{spec}: {told} ({_error(e)}); -v shows where", short=told) from e
         if not _is_module(model):
             raise TargetError(f"{spec}: the factory returned {_a(type(model).__name__)}, expected an nn.Module")
         return model  # type: ignore[no-any-return]
@@ -309,13 +312,15 @@ def _library(spec: str, name: str) -> Any:
         return importlib.import_module(name)
     except ModuleNotFoundError as e:
         if e.name != name:
-            raise TargetError(f"{spec}: importing {name} failed ({_error(e)}): install what it needs") from e
+            told = f"importing {name} failed"
+            raise TargetError(f"{spec}: {told} ({_error(e)}): install what it needs", short=told) from e
         raise TargetError(f"{spec} needs {name}, not installed: pip install 'pytest-initcheck[{name}]'") from None
     except Exception as e:
         import torch
 
         fitting = f"install the {name} that fits torch {torch.__version__}"
-        raise TargetError(f"{spec}: importing {name} failed ({_error(e)}): {fitting}") from e
+        told = f"importing {name} failed"
+        raise TargetError(f"{spec}: {told} ({_error(e)}): {fitting}", short=told) from e
 
 
 def _timm(spec: str, name: str, arguments: dict[str, Any]) -> Callable[[], Any]:

@@ -67,7 +67,7 @@ def apply_init(
         raise SettingsError("seed and generator exclude each other; pass one of them")
     generator = torch.Generator().manual_seed(seed) if seed is not None else generator
     planned = plan_for(model, scheme, inputs, options, include=include, exclude=exclude, origins=dry_run)
-    if dry_run and scheme != "lsuv":
+    if dry_run and not planned.on_data:
         return planned.plan
     before = check_init(model, inputs, loss=loss) if verify else None
     with put_back_unless_done(model, always=dry_run):

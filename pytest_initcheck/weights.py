@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from .graph import Graph, operation
 from .graph import Use as NodeUse
+from .modules import held_by
 
 #: Operands by position, for functions that name them.
 _OPERANDS: Mapping[str, tuple[str, ...]] = {
@@ -39,6 +40,12 @@ _SCREEN = 64
 _NORMS = frozenset(("layer_norm", "rms_norm", "group_norm", "batch_norm", "instance_norm"))
 
 
+Cell = Literal["", "LSTM", "GRU", "RNN"]
+Reads = Literal["", "input", "state", "output"]
+#: Second part of the names of torch's recurrent parameters (weight_ih_l0, bias_hh, weight_hr_l1_reverse) -> what they are for.
+_READS: Mapping[str, Reads] = {"ih": "input", "hh": "state", "hr": "output"}
+
+
 @dataclass(frozen=True, slots=True)
 class Use:
     """How a parameter is used.
@@ -50,6 +57,8 @@ class Use:
         groups: number of blocks of units that read different inputs (a grouped convolution) or that are of different
             kinds (the gates of a recurrent layer).
         stride: how many times fewer inputs meet in one output than the kernel has positions (transposed convolution).
+        cell: of torch's recurrent layers and cells, ``"LSTM"``, ``"GRU"`` or ``"RNN"``; ``""`` elsewhere.
+        reads: what a parameter of these is for: ``"input"``, ``"state"``, or ``"output"`` (a projection of the state).
     """
 
     role: str
@@ -57,6 +66,8 @@ class Use:
     in_dim: int = 1
     groups: int = 1
     stride: int = 1
+    cell: Cell = ""
+    reads: Reads = ""
 
 
 def uses(label: str, args: Any, kwargs: Mapping[str, Any]) -> Iterator[tuple[Tensor, Use]]:
@@ -143,17 +154,17 @@ def use_of(name: str, parameter: Tensor, owner: nn.Module | None, seen: Mapping[
         seen: uses that calls showed, by name.
         graph: the graph of the forward pass.
     """
-    own_name = name.rpartition(".")[2]
-    if isinstance(owner, nn.RNNBase | nn.RNNCellBase):
-        if parameter.dim() < 2:
-            return Use("bias")
-        gates = parameter.shape[0] // owner.hidden_size if "_hr_" not in own_name else 1
-        return Use("weight", groups=max(gates, 1))
+    held = None if owner is None else next((h for h in held_by(owner) if h.direction is parameter), None)
+    if owner is not None and held is not None and isinstance(owner, nn.RNNBase | nn.RNNCellBase):
+        return use_in(owner, held.attribute, parameter)
     if name in seen:
         return seen[name]
-    shape_owner = _made_weight(name, owner)
-    if shape_owner is not None:
-        return shape_owner
+    if owner is not None and held is not None and held.made_by:
+        known = use_in(owner, held.attribute, parameter)
+        if known.role != "other":
+            return known
+        if parameter.dim() > 1:
+            return Use("weight")
     if graph.only_scales(parameter):
         return Use("other")
     for use in graph.uses(parameter):
@@ -166,19 +177,41 @@ def use_of(name: str, parameter: Tensor, owner: nn.Module | None, seen: Mapping[
     return Use("other")
 
 
-def _made_weight(name: str, owner: nn.Module | None) -> Use | None:
-    """A parametrized weight: what the module would be called with has the parameter's shape."""
-    parts = name.split(".")
-    if owner is None or "parametrizations" not in parts or parts[-1] not in ("original", "original1"):
-        return None
-    if parts[-2] == "bias":
-        return Use("bias")
-    if isinstance(owner, nn.Embedding | nn.EmbeddingBag):
+def use_in(module: nn.Module, attribute: str, parameter: Tensor) -> Use:
+    """Return what the class of ``module`` says about its tensor called ``attribute``, whose shape is that of ``parameter``."""
+    if isinstance(module, nn.RNNBase | nn.RNNCellBase):
+        return _recurrent(module, attribute, parameter)
+    if isinstance(module, nn.MultiheadAttention):
+        weights = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
+        return Use("weight" if attribute in weights else "bias" if attribute == "in_proj_bias" else "other")
+    if isinstance(module, nn.Embedding | nn.EmbeddingBag):
         return Use("embedding")
-    if getattr(owner, "transposed", False):
-        stride = getattr(owner, "stride", (1,))
-        return Use("weight", out_dim=1, in_dim=0, stride=math.prod(stride))
-    return Use("weight", groups=int(getattr(owner, "groups", 1)))
+    if isinstance(module, nn.modules.batchnorm._NormBase | nn.LayerNorm | nn.GroupNorm | nn.RMSNorm):
+        return Use("norm-shift" if attribute == "bias" else "norm-scale")
+    if isinstance(module, nn.Linear | nn.Bilinear | nn.modules.conv._ConvNd):
+        if attribute == "bias":
+            return Use("bias")
+        if attribute == "weight":
+            if getattr(module, "transposed", False):
+                return Use("weight", out_dim=1, in_dim=0, stride=math.prod(getattr(module, "stride", (1,))))
+            return Use("weight", groups=int(getattr(module, "groups", 1)))
+    return Use("other")
+
+
+def _recurrent(module: nn.RNNBase | nn.RNNCellBase, attribute: str, parameter: Tensor) -> Use:
+    cell: Cell = "RNN"
+    if isinstance(module, nn.LSTM | nn.LSTMCell):
+        cell = "LSTM"
+    elif isinstance(module, nn.GRU | nn.GRUCell):
+        cell = "GRU"
+    what, _, rest = attribute.partition("_")
+    reads = _READS.get(rest.partition("_")[0], "") if what in ("weight", "bias") else ""
+    if not reads:
+        return Use("other")  # a subclass's own
+    if parameter.dim() < 2:
+        return Use("bias", cell=cell, reads=reads)
+    gates = 1 if reads == "output" else max(parameter.shape[0] // module.hidden_size, 1)
+    return Use("weight", groups=gates, cell=cell, reads=reads)
 
 
 def _from_graph(parameter: Tensor, use: NodeUse) -> Use | None:

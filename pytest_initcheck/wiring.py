@@ -6,18 +6,18 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
 from .branches import Branches
 from .graph import Graph, nonlinearity
 from .inputs import Call
 from .layers import Watch
-from .modules import own_parameters
+from .modules import Held, Maker, held_by, own_parameters
 from .probe import float_outputs
 from .state import untouched
 from .tracing import read_graph
-from .weights import Use, fans
+from .weights import Use, fans, use_in
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +27,7 @@ class Place:
     Attributes:
         name: the name users know: ``"conv.weight"`` also where a parametrization makes that weight.
         parameters: names of the parameters that hold it.
+        made_by: what makes it of them: ``"parametrization"``, ``"weight-norm"``, or ``""`` where it is the parameter.
         kind: class name of the module that owns it.
         shape: shape of the tensor called ``name``.
         use: how it is used.
@@ -63,6 +64,7 @@ class Place:
     omega: float = 1.0
     aliases: tuple[str, ...] = ()
     trained: bool = True
+    made_by: Maker = ""
 
     @property
     def role(self) -> str:
@@ -120,7 +122,10 @@ def read_wiring(model: nn.Module, call: Call, *, seed: int = 0) -> Wiring:
 
 def module_wiring(model: nn.Module) -> Wiring:
     """Return what the kinds of the modules tell without running the model."""
-    places = dict(_places(model, {n: u for n, (u, _) in _by_kind(model).items()}))
+    # of the modules that share a tensor, the first one tells
+    modules = reversed(list(model.modules()))
+    kinds = {id(h.direction): use_in(m, h.attribute, h.direction) for m in modules for h in held_by(m)}
+    places = dict(_places(model, {n: kinds[id(p)] for n, p in model.named_parameters() if id(p) in kinds}))
     return Wiring(places, followed=False, norms=any(p.role == "norm-scale" for p in places.values()))
 
 
@@ -128,89 +133,41 @@ def module_wiring(model: nn.Module) -> Wiring:
 
 
 @dataclass(frozen=True, slots=True)
-class _Held:
-    """A tensor that users know by one name, and the parameters that hold it."""
+class _Known:
+    """A tensor that users know by one name, and the names of the parameters that hold it."""
 
     name: str
     parameters: tuple[str, ...]
     direction: str
     shape: tuple[int, ...]
+    made_by: Maker
 
 
-def _held(model: nn.Module) -> Iterator[_Held]:
-    seen: set[str] = set()
+def _known(model: nn.Module) -> Iterator[_Known]:
     names = dict(model.named_parameters())
-    for name, p in names.items():
-        if name in seen:
-            continue
-        path, _, own = name.rpartition(".")
-        shape = () if isinstance(p, UninitializedParameter) else tuple(p.shape)
-        head, found, tail = path.partition("parametrizations.")
-        if found:
-            attribute = tail.partition(".")[0]
-            owner = model.get_submodule(head.rstrip("."))
-            group = tuple(n for n in names if n.startswith(f"{head}parametrizations.{attribute}."))
-            direction = next((n for n in group if n.endswith(("original", "original1"))), group[-1])
-            yield _Held(head + attribute, group, direction, tuple(getattr(owner, attribute).shape))
-            seen.update(group)
-        elif own.endswith(("_v", "_g")) and (pair := _weight_norm(model, path, own)) is not None:
-            prefix = f"{path}." if path else ""
-            yield _Held(
-                prefix + pair, (f"{prefix}{pair}_g", f"{prefix}{pair}_v"), f"{prefix}{pair}_v", _v(model, path, pair)
-            )
-            seen.update((f"{prefix}{pair}_g", f"{prefix}{pair}_v"))
-        else:
-            yield _Held(name, (name,), name, shape)
-
-
-def _v(model: nn.Module, path: str, pair: str) -> tuple[int, ...]:
-    return tuple(getattr(model.get_submodule(path), f"{pair}_v").shape)
-
-
-def _weight_norm(model: nn.Module, path: str, own: str) -> str | None:
-    """Attribute that torch.nn.utils.weight_norm, the older one, computes before each call; ``None`` if it does not."""
-    word = own[:-2]
-    module = model.get_submodule(path)
-    hooks = module._forward_pre_hooks.values()
-    known = any(type(h).__name__ == "WeightNorm" and getattr(h, "name", None) == word for h in hooks)
-    return word if known else None
-
-
-def _by_kind(model: nn.Module) -> dict[str, tuple[Use, nn.Module]]:
-    found: dict[str, tuple[Use, nn.Module]] = {}
+    called = {id(p): name for name, p in names.items()}
+    holders: dict[int, tuple[str, nn.Module, Held]] = {}
     for path, module in model.named_modules():
-        for p in own_parameters(module):
-            name = next((n for n, q in module.named_parameters() if q is p), None)
-            if name is not None:
-                full = f"{path}.{name}" if path else name
-                found.setdefault(full, (_kind_use(module, name, p), module))
-    return found
-
-
-def _kind_use(module: nn.Module, name: str, p: Tensor) -> Use:
-    own = name.removeprefix("parametrizations.").partition(".")[0]
-    own = own.removesuffix("_v") if name == own else own
-    if isinstance(module, nn.RNNBase | nn.RNNCellBase):
-        if p.dim() < 2:
-            return Use("bias")
-        return Use("weight", groups=max(p.shape[0] // module.hidden_size, 1) if "_hr_" not in own else 1)
-    if isinstance(module, nn.MultiheadAttention):
-        return Use("weight" if own.endswith("weight") else "bias" if own == "in_proj_bias" else "other")
-    if isinstance(module, nn.Embedding | nn.EmbeddingBag):
-        return Use("embedding")
-    if isinstance(module, nn.Linear | nn.Bilinear) or hasattr(module, "transposed"):
-        if own == "bias":
-            return Use("bias")
-        if own == "weight" and getattr(module, "transposed", False):
-            stride = 1
-            for s in getattr(module, "stride", (1,)):
-                stride *= int(s)
-            return Use("weight", out_dim=1, in_dim=0, stride=stride)
-        if own == "weight":
-            return Use("weight", groups=int(getattr(module, "groups", 1)))
-    if isinstance(module, nn.modules.batchnorm._NormBase | nn.LayerNorm | nn.GroupNorm | nn.RMSNorm):
-        return Use("norm-shift" if own == "bias" else "norm-scale")
-    return Use("other")
+        for held in held_by(module):
+            for p in held.parameters:
+                holders.setdefault(id(p), (path, module, held))
+    seen: set[int] = set()
+    for name, p in names.items():
+        if id(p) in seen:
+            continue
+        path, module, held = holders.get(id(p), ("", model, Held(name, (p,), p)))
+        if not held.made_by:
+            yield _Known(name, (name,), name, () if isinstance(p, UninitializedParameter) else tuple(p.shape), "")
+            continue
+        seen.update(id(q) for q in held.parameters)
+        shape = held.direction.shape if held.made_by == "weight-norm" else getattr(module, held.attribute).shape
+        yield _Known(
+            f"{path}.{held.attribute}" if path else held.attribute,
+            tuple(called[id(q)] for q in held.parameters),
+            called[id(held.direction)],
+            tuple(shape),
+            held.made_by,
+        )
 
 
 def _places(model: nn.Module, uses: Mapping[str, Use]) -> Iterator[tuple[str, Place]]:
@@ -219,7 +176,7 @@ def _places(model: nn.Module, uses: Mapping[str, Use]) -> Iterator[tuple[str, Pl
     for name, p in model.named_parameters(remove_duplicate=False):
         every.setdefault(id(p), []).append(name)
     kinds = {id(p): type(m).__name__ for m in model.modules() for p in own_parameters(m)}
-    for held in _held(model):
+    for held in _known(model):
         p = parameters[held.direction]
         use = uses.get(held.direction, Use("other"))
         fan_in, fan_out = (None, None) if isinstance(p, UninitializedParameter) else fans(p, use)
@@ -235,6 +192,7 @@ def _places(model: nn.Module, uses: Mapping[str, Use]) -> Iterator[tuple[str, Pl
                 fan_out=fan_out,
                 aliases=tuple(n for n in every[id(p)] if n != held.direction),
                 trained=any(parameters[n].requires_grad for n in held.parameters),
+                made_by=held.made_by,
             ),
         )
 
@@ -246,20 +204,14 @@ def _read(model: nn.Module, watch: Watch, graph: Graph) -> Wiring:
     seen = read_graph(model, watch, graph)
     parameters = dict(model.named_parameters())
     reading = Branches(graph, parameters, {n: u.role for n, u in seen.uses.items()})
-    recurrent = {
-        f"{path}.{n}" if path else n
-        for path, m in model.named_modules()
-        if isinstance(m, nn.RNNBase | nn.RNNCellBase)
-        for n, _ in m.named_parameters()
-    }
     places: dict[str, Place] = {}
-    directions = {h.name: h.direction for h in _held(model)}
+    directions = {h.name: h.direction for h in _known(model)}
     for name, place in _places(model, seen.uses):
         direction = directions[name]
         nodes = [u.node for u in graph.uses(parameters[direction])]
         weight = place.role == "weight"
         # The steps of a recurrent layer are sums, too, but no branches that somebody adds to a stream.
-        closes, normed = (False, False) if place.name in recurrent else reading.closing(nodes)
+        closes, normed = (False, False) if place.use.cell else reading.closing(nodes)
         followed = seen.parameters.get(direction)
         places[name] = Place(
             name=name,
@@ -276,10 +228,11 @@ def _read(model: nn.Module, watch: Watch, graph: Graph) -> Wiring:
             closes=closes,
             normed=normed,
             gates=followed == "sigmoid" and reading.gates(nodes),
-            branch=0 if place.name in recurrent else max((reading.inside.get(n, 0) for n in nodes), default=0),
+            branch=0 if place.use.cell else max((reading.inside.get(n, 0) for n in nodes), default=0),
             omega=seen.factors.get(direction, 1.0) if followed == "sin" else 1.0,
             aliases=place.aliases,
             trained=place.trained,
+            made_by=place.made_by,
         )
     norms = any(p.role == "norm-scale" for p in places.values()) or any(nonlinearity(n) == "norm" for n in graph.nodes)
     return Wiring(places, branches=len(reading.closed), norms=norms)

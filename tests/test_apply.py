@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations, parametrize
 
-from pytest_initcheck import ProbeError, SettingsError, UnhealthyInit, apply_init, check_init
+from pytest_initcheck import ProbeError, SettingsError, UnhealthyInit, apply_init, check_init, recommend_init
 from pytest_initcheck.choices import SCHEMES
 from pytest_initcheck.schemes import Draw
 
@@ -570,3 +570,100 @@ def test_the_code_for_weight_norm():
 
         model(torch.randn(2, 8, 9))
         assert rms(layer.weight) == pytest.approx(math.sqrt(2 / 24), rel=0.1)
+
+
+# -- what a parameter is, whatever it is called
+
+
+class Mixed(nn.Module):
+    """Raw parameters with the names that weight norm gives to its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix_g = nn.Parameter(torch.randn(16, 16) / 4)
+        self.mix_v = nn.Parameter(torch.ones(16))
+        self.out = nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(torch.tanh(x @ self.mix_g * self.mix_v))
+
+
+def test_a_parameter_is_not_weight_norms_because_of_its_name():
+    model = Mixed()
+
+    plan = recommend_init(model, "32x16")
+
+    assert [c.place.made_by for c in plan] == ["", "", "", ""]
+    assert plan["mix_g"].after == pytest.approx(1 / 4)
+    assert "g, v =" not in plan.code()
+    apply_init(model, "auto", "32x16", seed=0)
+
+
+class LSTM(nn.Module):
+    """A layer of its own that has torch's names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight_hh = nn.Parameter(torch.randn(16, 16) / 4)
+        self.bias_ih = nn.Parameter(torch.zeros(16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(x @ self.weight_hh + self.bias_ih)
+
+
+def test_a_layer_is_not_torchs_lstm_because_of_its_name():
+    plan = recommend_init(nn.Sequential(LSTM(), nn.Linear(16, 4)), "32x16")
+
+    assert "relu" in plan["0.weight_hh"].why
+    assert "forget" not in plan["0.bias_ih"].why
+
+
+def test_a_layer_that_inherits_from_torchs_lstm_is_one():
+    class Own(nn.LSTM):
+        pass
+
+    plan = recommend_init(Own(8, 16, batch_first=True), "4x5x8")
+
+    assert "forget gate open" in plan["bias_ih_l0"].why
+    assert "state to state" in plan["weight_hh_l0"].why
+
+
+@pytest.mark.parametrize("followed", [True, False])
+def test_roles_are_the_same_with_and_without_a_run_and_through_whatever_makes_a_weight(followed: bool):
+    shape = "4x6x8x8" if followed else None
+
+    def net() -> nn.Sequential:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Conv2d(6, 8, 3, groups=2), nn.ReLU(), nn.ConvTranspose2d(8, 4, 4, stride=2))
+
+    made = net()
+    parametrizations.weight_norm(made[0])
+    parametrizations.orthogonal(made[2])
+    with pytest.warns(FutureWarning, match="weight_norm"):
+        older = nn.Sequential(*(nn.utils.weight_norm(m) if hasattr(m, "weight") else m for m in net()))
+
+    plans = [recommend_init(m, shape, scheme="kaiming_normal", gain=1.0) for m in (net(), made, older)]
+
+    assert [p["0.weight"].place.made_by for p in plans] == ["", "parametrization", "weight-norm"]
+    for name in ("0.weight", "0.bias", "2.weight", "2.bias"):
+        assert len({(p[name].place.use, p[name].place.fan_in, p[name].place.fan_out) for p in plans}) == 1, name
+
+
+def test_lsuv_for_some_weights_is_calibrated_like_lsuv_for_all():
+    torch.manual_seed(0)
+    model = mlp(depth=2)
+
+    plan = apply_init(model, {"0.*": "lsuv", "*": "auto"}, "64x128", seed=0)
+
+    assert "its output has std" in plan["0.weight"].why
+    assert "its output has std" not in plan["2.weight"].why
+    x = torch.randn(4096, 128, generator=torch.Generator().manual_seed(1))
+    assert float(model[0](x).detach().std()) == pytest.approx(1.0, abs=0.15)
+
+
+def test_a_draw_of_ones_own_is_not_calibrated_whatever_it_says():
+    before = Draw("normal", 3.0, why="lsuv")
+
+    plan = apply_init(mlp(depth=2), {"*.weight": before}, "64x128", seed=0)
+
+    assert plan["0.weight"].draw == before

@@ -416,3 +416,17 @@ def test_a_healthy_model_has_none():
     assert report.ok
     assert not report.findings
     assert [layer for layer in report.layers.values() if layer.histogram] == []
+
+
+def test_what_construction_left_is_told_by_a_field_and_not_by_a_name():
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_parameter("w (deferred)", nn.Parameter(torch.empty(8, 4)))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x @ self.get_parameter("w (deferred)")
+
+    (found,) = [f for f in check_init(Net, "4x8").findings if f.rule == "uninitialized-parameter"]
+
+    assert found.cause.startswith("allocated with torch.empty")

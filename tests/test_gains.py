@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from pytest_initcheck.gains import gain, known, slope, weight_gain
+from pytest_initcheck.gain_table import ALIASES, CRITICAL, GAINS, INTEGRATED, PLAIN, WITH_MEAN, Gain, weight_gain
+from pytest_initcheck.gains import gain, known, slope
 
 # Brock et al. 2021, the constants of their released networks (estimated from samples, hence the tolerance).
 PUBLISHED_VARIANCE = {
@@ -115,9 +116,28 @@ def test_the_phase_of_deep_networks():
     assert gain("gelu") * slope("gelu") == pytest.approx(1.035, abs=0.01)
 
 
+@pytest.mark.parametrize("name", [name for name, g in GAINS.items() if g.source in INTEGRATED])
+def test_the_table_holds_the_integral_where_it_says_so(name: str):
+    assert GAINS[name].value == pytest.approx(gain(name), rel=1e-9, abs=0)
+
+
+@pytest.mark.parametrize("name", [name for name, g in GAINS.items() if g.source in (CRITICAL, WITH_MEAN)])
+def test_the_table_holds_the_slope_at_the_origin_where_it_says_so(name: str):
+    f = getattr(F, name, None) or getattr(torch, name)
+    origin = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    value = f(origin)
+    (slope_there,) = torch.autograd.grad(value, origin)
+
+    assert GAINS[name].value == pytest.approx(1 / (slope_there.item() * math.sqrt(1 + value.item() ** 2)), rel=1e-12)
+    assert (GAINS[name].source == WITH_MEAN) == (value.item() != 0)
+
+
+def test_every_activation_with_a_gain_is_in_the_table():
+    assert known() <= set(GAINS)
+    assert set(ALIASES.values()) <= set(GAINS)
+
+
 def test_weight_gains():
-    assert weight_gain("relu") == (math.sqrt(2), "He et al. 2015")
-    assert weight_gain(None)[0] == weight_gain("norm")[0] == weight_gain("something new")[0] == 1.0
-    assert weight_gain("tanh")[0] == 1.0
-    assert weight_gain("sigmoid")[0] == pytest.approx(3.58, abs=0.01)
-    assert weight_gain("silu")[0] == gain("silu")
+    assert weight_gain("relu") == Gain(math.sqrt(2), "He et al. 2015")
+    assert weight_gain(None) == weight_gain("norm") == weight_gain("something new") == PLAIN
+    assert weight_gain("nn.SiLU") == weight_gain("swish") == weight_gain("silu")

@@ -15,7 +15,7 @@ PACKAGE = Path(pytest_initcheck.__file__).parent
 
 #: Top-level module or sub-package -> floor. Imports at the top of a module go to its own floor or below.
 FLOORS = {
-    "errors": 0, "records": 0, "settings": 0, "phases": 0, "named": 1,
+    "errors": 0, "records": 0, "settings": 0, "phases": 0, "gain_table": 0, "named": 1,
     "statistics": 1, "drift": 1, "baseline_file": 1,
     "state": 2, "graph": 2, "weights": 2, "modules": 2,
     "shapes": 3, "infer": 3, "inputs": 3, "layers": 3, "tracing": 3, "probe": 3, "targets": 3,
@@ -30,7 +30,7 @@ FLOORS = {
 
 #: Importing these does not import torch: the controller of xdist, --help and the renderers do without it.
 WITHOUT_TORCH = (
-    "errors", "records", "settings", "rules", "render",
+    "errors", "records", "settings", "gain_table", "rules", "render",
     "options", "hookspecs", "plugin", "items", "progress", "baselines", "cli",
 )  # fmt: skip
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import textwrap
 from collections.abc import Iterable, Mapping
 
@@ -74,12 +73,11 @@ def terminal(report: Report, *, verbose: int = 0, color: bool = False, width: in
 
 
 def overview(rows: Iterable[tuple[str, Report | str]], *, width: int = 80, ascii: bool = False) -> str:
-    """Return a table of several models: what each is called with its report, or why it could not be checked."""
+    """Return a table of several models: what each is called with its report, or in a few words why it was not checked."""
     verdicts = []
     for name, found in rows:
         if isinstance(found, str):
-            reason = re.split(r" \(|[:;] ", found, maxsplit=1)[0]  # the sentence without its details
-            verdicts.append(tables.Verdict(name, "not checked", reason))
+            verdicts.append(tables.Verdict(name, "not checked", found))
             continue
         told = failing(found) or [f for f in found.findings if f.severity != "note"]
         more = f" (+{len(told) - 1} more)" if len(told) > 1 else ""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..records import Finding, Response, Severity, Trace
+from ..records import ConstructionFault, Finding, Response, Severity, Trace
 from ..settings import Settings
 
 #: Decides whether a parameter's missing gradient is a mistake; see :mod:`~pytest_initcheck.reach`.
@@ -22,7 +22,7 @@ class Case:
         response: how the function answered.
         settings: what the user asked for.
         unreached: for every trainable parameter without a gradient path, why: ``"blocked"``, ``"unmentioned"``, ``"unused"``.
-        unwritten: parameters and buffers that construction never wrote to -> what was found in them.
+        unwritten: parameters and buffers, by their labels -> what is wrong with how they were constructed.
         culprits: where the fault starts, the most suspicious first, as :func:`~pytest_initcheck.localise.suspects` ranks.
         memory: for every recurrent module, the share of a change of its state that is left one step later.
     """
@@ -31,7 +31,7 @@ class Case:
     response: Response
     settings: Settings = field(default_factory=Settings)
     unreached: Reasons = field(default_factory=dict)
-    unwritten: Mapping[str, str] = field(default_factory=dict)
+    unwritten: Mapping[str, ConstructionFault] = field(default_factory=dict)
     culprits: tuple[Any, ...] = ()
     memory: Mapping[str, float] = field(default_factory=dict)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ..named import inside
 from ..records import Finding, ParameterRecord
 from .registry import Case, finding, number, rule
 
@@ -99,7 +100,7 @@ def gain_mismatch(case: Case) -> Iterator[Finding]:
         "gain-mismatch",
         "warning",
         [s.name for s in off],
-        f"{off[0].name} stands out by x{number(10 ** abs(off[0].decades))}"
+        f"{off[0].name} stands out by x{number(off[0].factor)}"
         + (f" (and {len(off) - 1} more)" if len(off) > 1 else ""),
         evidence={"decades": off[0].decades, "expected_std": off[0].expected},
         cause=off[0].cause,
@@ -123,7 +124,7 @@ def nonzero_bias(case: Case) -> Iterator[Finding]:
             "nonzero-bias",
             "warning",
             [s.name for s in off],
-            f"{off[0].name} starts at RMS {number(10 ** (abs(off[0].decades) - 1))} (below 3)"
+            f"{off[0].name} starts at RMS {number(off[0].rms)} (below 3)"
             + (f" (and {len(off) - 1} more)" if len(off) > 1 else ""),
             evidence={"biases": len(off)},
             cause=off[0].cause,
@@ -143,7 +144,7 @@ def cut_recurrence(case: Case) -> Iterator[Finding]:
     """A recurrent layer forgets its state at every step, so it can learn nothing about the past."""
     for layer, left in case.memory.items():
         if left < CUT:
-            own = [s for s in case.culprits if s.name.startswith(layer)]
+            own = [s for s in case.culprits if inside(layer, s.name)]
             yield finding(
                 "cut-recurrence",
                 "error",
@@ -169,7 +170,7 @@ def saturated_state(case: Case) -> Iterator[Finding]:
     """The state of a recurrent layer sits at its bounds for almost every sample, so neither input nor weights move it."""
     for layer in case.trace.layers.values():
         if layer.name in case.memory and layer.saturated is not None and layer.saturated >= FULL:
-            own = [s for s in case.culprits if s.name.startswith(layer.module)]
+            own = [s for s in case.culprits if inside(layer.module, s.name)]
             yield finding(
                 "saturated-state",
                 "error",

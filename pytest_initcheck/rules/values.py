@@ -45,18 +45,17 @@ def non_finite_parameter(case: Case) -> Iterator[Finding]:
 )
 def uninitialized_parameter(case: Case) -> Iterator[Finding]:
     """A parameter or buffer still holds what was in memory before the model was built."""
-    for name, what in case.unwritten.items():
-        if what.startswith("mean"):
+    for fault in case.unwritten.values():
+        if fault.kind != "unwritten":
             continue
-        deferred = name.endswith(" (deferred)")
         yield finding(
             "uninitialized-parameter",
             "error",
-            [name],
-            f"{name} was never written: {what}",
-            evidence={"found": what},
+            [fault.label],
+            f"{fault.label} was never written: {fault.found}",
+            evidence={"found": fault.found},
             cause=f"nothing writes to it after to_empty(): the init function leaves it out ({case.settings.deferred})"
-            if deferred
+            if fault.deferred
             else "allocated with torch.empty, torch.Tensor(n) or to_empty() and not initialized afterwards",
         )
     for p in case.trace.parameters.values():
@@ -85,14 +84,14 @@ def uninitialized_parameter(case: Case) -> Iterator[Finding]:
 )
 def deferred_mismatch(case: Case) -> Iterator[Finding]:
     """Deferred construction (meta device, to_empty, init function) gives other weights than the constructor does."""
-    for name, what in case.unwritten.items():
-        if what.startswith("mean"):
+    for fault in case.unwritten.values():
+        if fault.kind == "differs":
             yield finding(
                 "deferred-mismatch",
                 "error",
-                [name],
-                f"{name} differs: {what}",
-                evidence={"found": what},
+                [fault.label],
+                f"{fault.label} differs: {fault.found}",
+                evidence={"found": fault.found},
                 cause=f"the constructor and {case.settings.deferred} do not give this parameter the same distribution",
             )
 
