@@ -6,8 +6,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .apply import apply_init as apply_init
-    from .apply import recommend_init as recommend_init
     from .check import assert_healthy_init as assert_healthy_init
     from .check import check_init as check_init
     from .errors import InitcheckError as InitcheckError
@@ -30,14 +28,16 @@ if TYPE_CHECKING:
     from .scaling import ScalingReport as ScalingReport
     from .scaling import assert_stable_scaling as assert_stable_scaling
     from .scaling import check_scaling as check_scaling
+    from .verified import apply_init as apply_init
+    from .verified import recommend_init as recommend_init
 
     __version__: str
 
 # Lazy (PEP 562): pytest imports this package on every run, and torch must not come with it.
 _HOME = {
-    "apply_init": "apply",
+    "apply_init": "verified",
     **dict.fromkeys(("ScalingReport", "assert_stable_scaling", "check_scaling"), "scaling"),
-    "recommend_init": "apply",
+    "recommend_init": "verified",
     "assert_healthy_init": "check",
     "check_init": "check",
     "assert_initialized": "initialized",

@@ -1,12 +1,13 @@
-"""apply_init and recommend_init: plan what a scheme does to a model, do it, and prove that it helped."""
+"""Plan what a scheme does to the parameters of a model, and do it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,105 +17,101 @@ from .auto import Values
 from .calibrate import calibrate
 from .choices import chooser, scheme_called
 from .distributions import Named, name_distribution
-from .errors import ProbeError, SettingsError, UnhealthyInit
+from .errors import ProbeError, SettingsError
 from .inputs import Call, resolve_inputs
 from .modules import held_by
 from .plan import Change, Plan
 from .schemes import Draw, fill_
 from .state import untouched
 from .wiring import Place, Wiring, module_wiring, read_wiring
-from .words import plural
-
-if TYPE_CHECKING:
-    from .records import Report
 
 Patterns = str | Iterable[str]
 
 
-def apply_init(
+@dataclass(frozen=True)
+class Planned:
+    """A plan and what carrying it out needs.
+
+    Attributes:
+        plan: one entry for every parameter.
+        call: how the model was run to see where each weight stands; ``None`` where it was not.
+    """
+
+    plan: Plan
+    call: Call | None
+
+    @property
+    def on_data(self) -> bool:
+        """Whether a weight is scaled by what the model makes of its inputs, so that the plan shows only as it is done."""
+        return any(c.draw is not None and c.draw.calibrated for c in self.plan.changes)
+
+
+def initialize(model: nn.Module, scheme: str, inputs: Any, *, seed: int) -> None:
+    """Initialize ``model`` in place by ``scheme``; nothing is changed if anything raises."""
+    generator = torch.Generator().manual_seed(seed)
+    planned = plan_for(model, scheme, inputs, {})
+    with put_back_unless_done(model):
+        carry_out(model, planned, generator)
+
+
+def plan_for(
     model: nn.Module,
-    scheme: str | Mapping[str, str | Draw] = "auto",
-    inputs: Any = None,
+    scheme: str | Mapping[str, str | Draw],
+    inputs: Any,
+    options: Mapping[str, Any],
     *,
     include: Patterns = "*",
     exclude: Patterns = (),
-    seed: int | None = None,
-    generator: torch.Generator | None = None,
-    dry_run: bool = False,
-    verify: bool = False,
-    loss: Callable[[Any], Tensor] | None = None,
-    tolerance: float = 0.05,
-    passes: int = 10,
-    **options: Any,
-) -> Plan:
-    """Initialize ``model`` in place, in the manner of ``torch.nn.init``, and return what was done.
-
-    Biases become zero (the forget gate of an LSTM 1), norms one and zero, embeddings normal; weights follow the scheme.
-    Parameters on which the output does not depend are left alone. Nothing is changed if anything raises: a copy of the
-    parameters is kept until all is done.
+    origins: bool = False,
+) -> Planned:
+    """Return what ``scheme`` would do to ``model``; nothing is changed.
 
     Args:
-        model: the module; built, not lazy, not on the meta device.
-        scheme: a key of :data:`~pytest_initcheck.choices.SCHEMES`, or glob of names -> key or
-            :class:`~pytest_initcheck.schemes.Draw`, the first that matches counts; what none matches is left alone.
-        inputs: as :func:`~pytest_initcheck.check_init`; the model is run once to see where each weight stands.
-        include: globs of the parameters to change.
-        exclude: globs of parameters to leave alone.
-        seed: makes the values reproducible; torch's own generator is neither used nor advanced then.
-        generator: the same with a generator of yours.
-        dry_run: return the plan and change nothing; the plan then names the distributions that the values have.
-        verify: check the model before and after, and raise, with the old values back, if it is not healthier.
-        loss: as :func:`~pytest_initcheck.check_init`, for ``verify``.
-        tolerance: for ``"lsuv"``: how far the std of a layer's output may be from 1.
-        passes: for ``"lsuv"``: forward passes for one weight at most.
-        **options: of the scheme: ``gain``, ``mode``, ``std``, ``sparsity``, ``base_width``, ``omega``.
-
-    Returns:
-        The plan, one entry for every parameter.
+        model, scheme, inputs, options, include, exclude: as :func:`~pytest_initcheck.apply_init`.
+        origins: whether to name the distributions that the values have.
 
     Raises:
         SettingsError: an argument, a pattern or a parameter cannot be used.
         ProbeError: the scheme must see the model run, and it could not be run.
-        UnhealthyInit: ``verify``, and the model is not healthier.
     """
-    if seed is not None and generator is not None:
-        raise SettingsError("seed and generator exclude each other; pass one of them")
     _refuse(model)
-    generator = torch.Generator().manual_seed(seed) if seed is not None else generator
     wiring, call = _seen(model, scheme, inputs, options)
     values = {name: _values(model, place) for name, place in wiring.places.items()}
-    changes = _plan(model, scheme, wiring, values, options, _list(include), _list(exclude), origins=dry_run)
+    changes = _plan(model, scheme, wiring, values, options, _list(include), _list(exclude), origins=origins)
     notes = (*_notes(scheme, wiring), *_default(changes))
     plan = Plan(scheme if isinstance(scheme, str) else "by pattern", tuple(changes), notes=notes)
-    lsuv = any(c.draw is not None and c.draw.calibrated for c in changes)
-    if dry_run and not lsuv:
-        return plan
-    before = _report(model, inputs, loss) if verify else None
+    return Planned(plan, call)
+
+
+def carry_out(
+    model: nn.Module, planned: Planned, generator: torch.Generator | None, *, tolerance: float = 0.05, passes: int = 10
+) -> Plan:
+    """Fill the parameters of ``model`` as planned, scale those on data that are meant to be, and return what came of it.
+
+    Args:
+        model: what the plan was made for.
+        planned: what to do.
+        generator: source of randomness; torch's own one if ``None``.
+        tolerance, passes: as :func:`~pytest_initcheck.apply_init`.
+    """
+    _fill(model, planned.plan, generator)
+    if not planned.on_data:
+        return planned.plan
+    assert planned.call is not None
+    return _calibrated(model, planned.call, planned.plan, tolerance=tolerance, passes=passes)
+
+
+@contextmanager
+def put_back_unless_done(model: nn.Module, *, always: bool = False) -> Iterator[None]:
+    """Give the parameters their old values back if anything raises, or ``always``: a copy is kept until then."""
     kept = {n: p.detach().clone() for n, p in model.named_parameters()}
     try:
-        _fill(model, plan, generator)
-        if lsuv:
-            assert call is not None
-            plan = _calibrated(model, call, plan, tolerance=tolerance, passes=passes)
-        if before is not None:
-            plan = replace(plan, notes=(*plan.notes, _compared(before, _report(model, inputs, loss))))
+        yield
     except BaseException:
         _put_back(model, kept)
         raise
-    if dry_run:
+    if always:
         _put_back(model, kept)
-        return plan
-    return replace(plan, applied=True)
-
-
-def recommend_init(model: nn.Module, inputs: Any = None, *, scheme: str = "auto", **arguments: Any) -> Plan:
-    """Return what the initialization of each parameter of ``model`` is and should be; nothing is changed.
-
-    Args:
-        model, inputs, scheme: as :func:`apply_init`.
-        **arguments: further ones of :func:`apply_init`.
-    """
-    return apply_init(model, scheme, inputs, dry_run=True, **arguments)
 
 
 # -- what there is
@@ -370,30 +367,3 @@ def _calibrated(model: nn.Module, call: Call, plan: Plan, *, tolerance: float, p
     far = [n for n, (_, std) in found.items() if std and abs(std - 1) > tolerance]
     left = f"{len(far)} outputs stay beyond the tolerance of {tolerance:g}: {', '.join(far[:5])}"
     return replace(plan, changes=tuple(changes), notes=(*plan.notes, *([left] if far else [])))
-
-
-# -- proving it
-
-
-def _report(model: nn.Module, inputs: Any, loss: Callable[[Any], Tensor] | None) -> Report:
-    from .check import check_init
-
-    return check_init(model, inputs, loss=loss)
-
-
-def _compared(before: Report, after: Report) -> str:
-    """A sentence on what has become of the errors.
-
-    Raises:
-        UnhealthyInit: there are errors, and not fewer than before, or others.
-    """
-    was = {(f.rule, f.layers[:1]) for f in before.findings if f.severity == "error"}
-    now = {(f.rule, f.layers[:1]) for f in after.findings if f.severity == "error"}
-    if now and (len(now) >= len(was) or {r for r, _ in now} - {r for r, _ in was}):
-        told = f"apply_init: the model is not healthier ({len(was)} errors before, {len(now)} after); its old values are back"
-        raise UnhealthyInit(f"{told}\n\n{after}", report=after)
-    return f"Verified: {_count(len(was))} before, {_count(len(now))} after."
-
-
-def _count(errors: int) -> str:
-    return plural(errors, "error") if errors else "no error"

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from . import rules, thresholds
-from .apply import apply_init
+from .apply import initialize
 from .build import build, build_deferred
 from .errors import InitcheckError, ProbeError, SettingsError, UnhealthyInit
 from .inputs import Call, resolve_inputs
@@ -168,7 +168,7 @@ def _check_module(
         plainly = replace(settings, device=None, dtype=None, ignore=(), select=())
 
         def anew(trial: nn.Module) -> str:
-            apply_init(trial, "auto", given, seed=settings.seed)
+            initialize(trial, "auto", given, seed=settings.seed)
             arguments = "model" if inputs is None else "model, inputs=inputs"
             code = f"# without this import: print(pytest_initcheck.recommend_init({arguments}).code())"
             return f"import pytest_initcheck\npytest_initcheck.apply_init({arguments})\n{code}"

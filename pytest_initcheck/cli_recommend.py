@@ -30,10 +30,10 @@ def run(arguments: argparse.Namespace) -> int:
     """Print what each parameter's initialization is and should be."""
     from torch import nn
 
-    from .apply import recommend_init
     from .build import build
     from .items import ModelCase, case_of
     from .targets import load
+    from .verified import recommend_init
 
     if arguments.as_code and arguments.format == "json":
         raise SettingsError("--as-code and --format=json exclude each other; the JSON has the code of each parameter")

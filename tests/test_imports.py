@@ -21,7 +21,7 @@ FLOORS = {
     "drawing": 3, "infer": 3, "inputs": 3, "layers": 3, "tracing": 3, "probe": 3, "targets": 3,
     "push": 4, "reach": 4, "response": 4, "localise": 4, "recurrence": 4, "branches": 4, "wiring": 4, "rules": 4,
     "build": 5, "gains": 5, "schemes": 5, "distributions": 5, "origins": 5, "plan": 5, "auto": 5, "choices": 5, "calibrate": 5, "mend": 5,
-    "expect": 5, "check": 6, "apply": 6, "initialized": 6, "scaling": 6,
+    "expect": 5, "apply": 5, "check": 6, "verified": 6, "initialized": 6, "scaling": 6,
     "render": 7, "article": 7,
     "options": 8, "configuration": 8, "hookspecs": 8, "hooked": 8, "items": 8, "report_files": 8, "plugin": 8,
     "baselines": 8, "progress": 8, "watch": 8, "watch_models": 8, "unsuited": 3, "surroundings": 2,

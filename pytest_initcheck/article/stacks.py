@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..apply import apply_init
 from ..inputs import resolve_inputs
 from ..probe import run_probe
 from ..records import LayerRecord, Trace
 from ..schemes import Draw, fill_
 from ..state import untouched
+from ..verified import apply_init
 
 #: Length of the article's vectors, and layers of its stacks.
 WIDTH, DEPTH = 512, 100
