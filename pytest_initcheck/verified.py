@@ -15,6 +15,7 @@ from .errors import SettingsError, UnhealthyInit
 from .plan import Plan
 from .records import Report
 from .schemes import Draw
+from .words import plural
 
 
 def apply_init(
