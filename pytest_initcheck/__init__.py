@@ -6,6 +6,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .apply import apply_init as apply_init
+    from .apply import recommend_init as recommend_init
     from .check import assert_healthy_init as assert_healthy_init
     from .check import check_init as check_init
     from .errors import InitcheckError as InitcheckError
@@ -16,8 +18,7 @@ if TYPE_CHECKING:
     from .errors import UnexpectedInit as UnexpectedInit
     from .errors import UnhealthyInit as UnhealthyInit
     from .errors import UnstableScaling as UnstableScaling
-    from .initialized import assert_initialized as assert_initialized
-    from .items import model_case as model_case
+    from .plugin.items import model_case as model_case
     from .records import Finding as Finding
     from .records import LayerRecord as LayerRecord
     from .records import ParameterRecord as ParameterRecord
@@ -25,23 +26,22 @@ if TYPE_CHECKING:
     from .records import Response as Response
     from .records import Stats as Stats
     from .records import Trace as Trace
-    from .scaling import ScalingReport as ScalingReport
-    from .scaling import assert_stable_scaling as assert_stable_scaling
-    from .scaling import check_scaling as check_scaling
-    from .verified import apply_init as apply_init
-    from .verified import recommend_init as recommend_init
+    from .statements.initialized import assert_initialized as assert_initialized
+    from .statements.scaling import ScalingReport as ScalingReport
+    from .statements.scaling import assert_stable_scaling as assert_stable_scaling
+    from .statements.scaling import check_scaling as check_scaling
 
     __version__: str
 
 # Lazy (PEP 562): pytest imports this package on every run, and torch must not come with it.
 _HOME = {
-    "apply_init": "verified",
-    **dict.fromkeys(("ScalingReport", "assert_stable_scaling", "check_scaling"), "scaling"),
-    "recommend_init": "verified",
+    "apply_init": "apply",
+    **dict.fromkeys(("ScalingReport", "assert_stable_scaling", "check_scaling"), "statements.scaling"),
+    "recommend_init": "apply",
     "assert_healthy_init": "check",
     "check_init": "check",
-    "assert_initialized": "initialized",
-    "model_case": "items",
+    "assert_initialized": "statements.initialized",
+    "model_case": "plugin.items",
     **dict.fromkeys(
         (
             "InitcheckError",

@@ -12,23 +12,24 @@ import torch
 from torch import Tensor, nn
 
 from . import rules, thresholds
-from .apply import initialize
-from .build import build, build_deferred
 from .errors import InitcheckError, ProbeError, SettingsError, UnhealthyInit
-from .inputs import Call, resolve_inputs
-from .localise import suspects, typical_deviation
 from .mend import mend
-from .named import worst_layers
-from .origins import drawn_from
+from .models.build import build, build_deferred
+from .models.inputs import resolve_inputs
 from .phases import doing, done_last, told_to
-from .probe import histograms, run_probe, sample_dim
-from .push import push_of
-from .reach import unreached_reasons
+from .probing.call import Call
+from .probing.guard import untouched
+from .probing.probe import histograms, run_probe, sample_dim
 from .records import ConstructionFault, Finding, Report, Seeds, Trace
-from .recurrence import carried
-from .response import ask
+from .response.ask import ask
+from .response.perturb import push_of
+from .response.recurrence import carried
+from .response.unreached import unreached_reasons
+from .rules.culprits import suspects, typical_deviation
+from .rules.named import worst_layers
+from .schemes.fill import initialize
+from .schemes.origins import drawn_from
 from .settings import Settings, matches
-from .state import untouched
 from .words import first_line, named_error
 
 Model = nn.Module | Callable[[], nn.Module]

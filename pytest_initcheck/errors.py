@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .initialized import Initialization
     from .records import Report
-    from .scaling import ScalingReport
+    from .statements.initialized import Initialization
+    from .statements.scaling import ScalingReport
 
 
 class InitcheckError(Exception):
@@ -58,7 +58,7 @@ class UnstableScaling(InitcheckError, AssertionError):
     """Something in the model drifts with its size; the message is the table.
 
     Attributes:
-        report: the :class:`~pytest_initcheck.scaling.ScalingReport` behind the message.
+        report: the :class:`~pytest_initcheck.statements.scaling.ScalingReport` behind the message.
     """
 
     def __init__(self, message: str, *, report: ScalingReport | None = None) -> None:
@@ -70,7 +70,7 @@ class UnexpectedInit(InitcheckError, AssertionError):
     """A parameter was not drawn from what was expected of it; the message says how it differs.
 
     Attributes:
-        report: the :class:`~pytest_initcheck.initialized.Initialization` behind the message.
+        report: the :class:`~pytest_initcheck.statements.initialized.Initialization` behind the message.
     """
 
     def __init__(self, message: str, *, report: Initialization | None = None) -> None:

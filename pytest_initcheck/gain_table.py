@@ -20,7 +20,7 @@ class Gain:
 
     Attributes:
         value: the gain.
-        source: where it comes from; :data:`INTEGRAL` and its two special cases are what :func:`~pytest_initcheck.gains.gain`
+        source: where it comes from; :data:`INTEGRAL` and its two special cases are what :func:`~pytest_initcheck.schemes.gains.gain`
             computes.
     """
 

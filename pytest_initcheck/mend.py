@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from .errors import InitcheckError
-from .localise import Suspect, expected_std
 from .records import Finding, ParameterRecord, Trace
+from .rules.culprits import Suspect, expected_std
 
 #: Rules whose findings are about values that other values cure.
 ABOUT_VALUES = frozenset(

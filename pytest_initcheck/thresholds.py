@@ -1,6 +1,6 @@
 """The numbers that questions, verdicts and texts share: how hard the function is pushed, and which answer is a fault.
 
-Torch-free and on the lowest floor, because both sides need them: :mod:`~pytest_initcheck.response` asks a second question
+Torch-free and on the lowest floor, because both sides need them: :mod:`~pytest_initcheck.response.ask` asks a second question
 only where a first answer comes near a bound, :mod:`~pytest_initcheck.rules` judges by the same bound, and its texts name
 it. Read them where they are used, as ``thresholds.CHAOTIC``: whoever moves one moves all three. What a single rule alone
 decides by stands beside that rule.

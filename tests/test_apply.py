@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrizations, parametrize
 
 from pytest_initcheck import ProbeError, SettingsError, UnhealthyInit, apply_init, check_init, recommend_init
-from pytest_initcheck.choices import SCHEMES
 from pytest_initcheck.schemes import Draw
+from pytest_initcheck.schemes.choices import SCHEMES
 
 
 def mlp(depth: int = 8, width: int = 128, act: type[nn.Module] = nn.ReLU) -> nn.Sequential:

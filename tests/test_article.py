@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from pytest_initcheck import cli
 from pytest_initcheck.article import ROWS, Effort, Outcome, Row, as_data, line, table
 from pytest_initcheck.article.agreement import CHANCE, compared, holds
 from pytest_initcheck.article.images import KINDS, SIDE, draw
 from pytest_initcheck.article.rows import stacks
+from pytest_initcheck.cli import command as cli
 
 SMALL = Effort(seeds=4, draws=300, trainings=1)
 #: Rows that are measured in a second or two; all others are left to the slow run.

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_initcheck.baseline_file import MAGIC, dump, load
-from pytest_initcheck.drift import Sample, drifted
 from pytest_initcheck.errors import SettingsError
+from pytest_initcheck.plugin.baseline_file import MAGIC, dump, load
+from pytest_initcheck.statements.drift import Sample, drifted
 
 NAMES = st.text(
     st.characters(exclude_categories=("Cc", "Cs", "Zl", "Zp")), min_size=1, max_size=20

@@ -24,8 +24,8 @@ from pytest_initcheck import (
     assert_healthy_init,
     check_init,
 )
-from pytest_initcheck.named import worst_layers
 from pytest_initcheck.records import Seeds
+from pytest_initcheck.rules.named import worst_layers
 
 
 def net() -> nn.Sequential:

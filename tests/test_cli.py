@@ -9,9 +9,9 @@ import sys
 import pytest
 
 from pytest_initcheck.cli import main
-from pytest_initcheck.options import flag
 from pytest_initcheck.records import Report
 from pytest_initcheck.settings import SETTINGS
+from pytest_initcheck.surfaces.options import flag
 
 HEALTHY = ["zoo.py:Healthy", "--input", "8x8"]
 
@@ -143,7 +143,7 @@ def test_colour(
     ("no_color", "term", "expected"), [("", "xterm", True), ("1", "xterm", False), ("", "dumb", False)]
 )
 def test_colour_on_a_terminal(no_color: str, term: str, expected: bool, monkeypatch: pytest.MonkeyPatch):
-    from pytest_initcheck.cli import use_color
+    from pytest_initcheck.cli.command import use_color
 
     monkeypatch.setenv("NO_COLOR", no_color)
     monkeypatch.setenv("TERM", term)

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from pytest_initcheck.distributions import kolmogorov, name_distribution
 from pytest_initcheck.schemes import BY_FANS, Draw, by_fans, fill_
+from pytest_initcheck.schemes.distributions import kolmogorov, name_distribution
 
 
 def seeded(seed: int = 0) -> torch.Generator:

@@ -14,8 +14,17 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from pytest_initcheck import check_init
-from pytest_initcheck.drift import Sample, chance, comparisons, drifted, limit, mean_test, sample_of, std_test
-from pytest_initcheck.statistics import kurtosis, measure, settle
+from pytest_initcheck.probing.statistics import kurtosis, measure, settle
+from pytest_initcheck.statements.drift import (
+    Sample,
+    chance,
+    comparisons,
+    drifted,
+    limit,
+    mean_test,
+    sample_of,
+    std_test,
+)
 
 DRAWS: dict[str, Callable[[tuple[int, ...], torch.Generator], Tensor]] = {
     "normal": lambda shape, g: torch.randn(shape, generator=g),

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pytest_initcheck import SettingsError
-from pytest_initcheck.expect import (
+from pytest_initcheck.statements.expect import (
     Expectation,
     constant,
     dirac,

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from pytest_initcheck.gain_table import ALIASES, CRITICAL, GAINS, INTEGRATED, PLAIN, WITH_MEAN, Gain, weight_gain
-from pytest_initcheck.gains import gain, known, slope
+from pytest_initcheck.schemes.gains import gain, known, slope
 
 # Brock et al. 2021, the constants of their released networks (estimated from samples, hence the tolerance).
 PUBLISHED_VARIANCE = {

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pytest_initcheck.graph import Graph, nonlinearity, operation
-from pytest_initcheck.weights import Use, fans, twin_rows, uses
+from pytest_initcheck.probing.graph import Graph, nonlinearity, operation
+from pytest_initcheck.probing.operands import Use, fans, twin_rows, uses
 
 X = torch.randn(4, 6)
 

@@ -1,10 +1,12 @@
-"""The floors of the package, and what importing it costs."""
+"""The floors of the package, its lazy imports, and what importing it costs."""
 
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,80 +14,201 @@ import pytest
 import pytest_initcheck
 
 PACKAGE = Path(pytest_initcheck.__file__).parent
+ROOT = Path(__file__).parents[1]
 
-#: Top-level module or sub-package -> floor. Imports at the top of a module go to its own floor or below.
-FLOORS = {
-    "errors": 0, "records": 0, "settings": 0, "phases": 0, "thresholds": 0, "gain_table": 0, "words": 0, "named": 1,
-    "statistics": 1, "drift": 1, "baseline_file": 1, "shapes": 1,
-    "randomness": 1, "memory": 1, "switches": 1, "state": 2, "graph": 2, "weights": 2, "modules": 2,
-    "drawing": 3, "infer": 3, "inputs": 3, "layers": 3, "tracing": 3, "probe": 3, "targets": 3,
-    "push": 4, "reach": 4, "response": 4, "localise": 4, "recurrence": 4, "branches": 4, "wiring": 4, "rules": 4,
-    "build": 5, "gains": 5, "schemes": 5, "distributions": 5, "origins": 5, "plan": 5, "auto": 5, "choices": 5, "calibrate": 5, "mend": 5,
-    "expect": 5, "apply": 5, "check": 6, "verified": 6, "initialized": 6, "scaling": 6,
-    "render": 7, "article": 7,
-    "options": 8, "configuration": 8, "hookspecs": 8, "hooked": 8, "items": 8, "report_files": 8, "plugin": 8,
-    "baselines": 8, "progress": 8, "watch": 8, "watch_models": 8, "unsuited": 3, "surroundings": 2,
-    "cli": 8, "cli_check": 8, "cli_recommend": 8, "cli_article": 8, "__main__": 8,
-}  # fmt: skip
+#: From the ground up. Whatever a module imports, at its top or in a function, stands on its own floor or below.
+FLOORS = (
+    ("errors", "phases", "records", "settings", "thresholds", "gain_table", "words"),
+    ("rules",),
+    ("probing",),
+    ("models", "response"),
+    ("schemes",),
+    ("statements",),
+    ("mend", "check", "apply", "expect"),
+    ("render", "article"),
+    ("surfaces", "hookspecs"),
+    ("plugin",),
+    ("cli", "__main__"),
+)
+
+#: The imports that go up, in functions all of them.
+UP = {("records", "render"): "a report prints itself: records are plain data, and rendering stands above them"}
+
+#: Every import inside a function: why -> (module, what of the package it imports).
+LAZY = {
+    "a report prints itself": {("records", "render")},
+    "torch stays away until a model is checked": {
+        ("surfaces.hooked", "check"),
+        ("plugin.watch", "check"),
+        ("plugin.watch", "plugin.watch_models"),
+        ("cli.article", "article"),
+        ("cli.recommend", "apply"),
+        ("cli.recommend", "models.build"),
+    },
+    "pytest stays away from the command until a file with cases is named": {
+        ("cli.check", "plugin.items"),
+        ("cli.recommend", "plugin.items"),
+    },
+    "a run that names no model, or a command that only shows its help, needs none of it": {
+        ("cli.check", "hookspecs"),
+        ("cli.check", "models.targets"),
+        ("cli.check", "render"),
+        ("cli.recommend", "models.targets"),
+        ("plugin.baselines", "records"),
+        ("plugin.hooks", "hookspecs"),
+        ("plugin.hooks", "models.targets"),
+        ("plugin.hooks", "plugin.baselines"),
+        ("plugin.hooks", "records"),
+        ("plugin.hooks", "render"),
+        ("plugin.hooks", "rules"),
+        ("plugin.items", "models.targets"),
+        ("plugin.items", "plugin.baselines"),
+        ("plugin.items", "render"),
+        ("plugin.watch", "records"),
+        ("plugin.watch", "render"),
+        ("render.code_scanning", "rules"),
+        ("surfaces.hooked", "rules"),
+        ("surfaces.progress", "render.words"),
+        ("surfaces.report_files", "render"),
+    },
+}
 
 #: Importing these does not import torch: the controller of xdist, --help and the renderers do without it.
 WITHOUT_TORCH = (
-    "errors", "records", "settings", "thresholds", "gain_table", "words", "shapes", "targets", "rules", "render",
-    "options", "hookspecs", "plugin", "items", "progress", "baselines", "cli",
-)  # fmt: skip
+    "errors",
+    "records",
+    "settings",
+    "thresholds",
+    "gain_table",
+    "words",
+    "rules",
+    "render",
+    "statements.drift",
+    "surfaces.options",
+    "surfaces.progress",
+    "hookspecs",
+    "plugin",
+    "plugin.items",
+    "plugin.baselines",
+    "cli",
+)
 
 
-def home(path: Path) -> str:
-    """``rules/values.py`` -> ``rules``; the package's own ``__init__`` is ``""``."""
-    relative = path.relative_to(PACKAGE)
-    first = relative.parts[0] if len(relative.parts) > 1 else relative.stem
-    return "" if first == "__init__" else first
+def dotted(path: Path) -> str:
+    """``rules/values.py`` -> ``rules.values``, ``rules/__init__.py`` -> ``rules``, the package's own ``__init__`` -> ``""``."""
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix("__init__").removesuffix(".")
 
 
-def imports_at_the_top(path: Path) -> set[str]:
-    """Names of the package's own modules that the file imports when it is imported."""
-    found: set[str] = set()
-    depth = len(path.relative_to(PACKAGE).parts)
-    todo: list[ast.AST] = [ast.parse(path.read_text())]
+MODULES = {dotted(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def home(module: str) -> str:
+    """The package or top-level module that stands on a floor: ``rules.values`` -> ``rules``."""
+    return module.partition(".")[0]
+
+
+def floor(module: str) -> int:
+    return next((i for i, names in enumerate(FLOORS) if home(module) in names), len(FLOORS))
+
+
+def imports(path: Path, module: str, *, modules: set[str]) -> Iterator[tuple[str, bool]]:
+    """Modules of the package that a file imports, and whether inside a function; not those for type checkers only."""
+    package = module.split(".") if path.name == "__init__.py" else module.split(".")[:-1]
+    package = [part for part in package if part]
+    todo: list[tuple[ast.AST, bool]] = [(ast.parse(path.read_text()), False)]
     while todo:
-        node = todo.pop()
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
-            continue
+        node, lazy = todo.pop()
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
-            todo += node.orelse
+            todo += [(child, lazy) for child in node.orelse]
             continue
+        found: list[str] = []
         if isinstance(node, ast.ImportFrom):
-            module = node.module or ""
-            if node.level == depth:
-                found.update([module.split(".")[0]] if module else [alias.name for alias in node.names])
-            elif node.level == 0 and module.split(".")[0] == PACKAGE.name:
-                rest = module.split(".")[1:]
-                found.update(rest[:1] or [alias.name for alias in node.names])
+            if node.level:
+                start = [*package[: len(package) - node.level + 1], *(node.module or "").split(".")]
+            elif (node.module or "").partition(".")[0] == PACKAGE.name:
+                start = (node.module or "").split(".")[1:]
+            else:
+                start = None
+            if start is not None:
+                base = ".".join(part for part in start if part)
+                inner = {alias.name: f"{base}.{alias.name}".removeprefix(".") for alias in node.names}
+                found = [inner[name] if inner[name] in modules else base for name in inner]
         elif isinstance(node, ast.Import):
-            found.update(a.name.split(".")[1] for a in node.names if a.name.startswith(f"{PACKAGE.name}."))
-        todo += ast.iter_child_nodes(node)
-    return found
+            found = [a.name.partition(".")[2] for a in node.names if a.name.startswith(f"{PACKAGE.name}.")]
+        yield from ((name, lazy) for name in found if name)
+        lazy = lazy or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        todo += [(child, lazy) for child in ast.iter_child_nodes(node)]
 
 
-def test_every_module_has_a_floor():
-    assert {home(path) for path in PACKAGE.rglob("*.py")} - {""} <= set(FLOORS)
+IMPORTS = {module: set(imports(path, module, modules=set(MODULES))) for module, path in MODULES.items()}
+
+
+def test_every_module_has_a_floor_and_only_they_have():
+    assert {home(module) for module in MODULES} - {""} == {name for names in FLOORS for name in names}
 
 
 def test_imports_go_down_only():
     wrong = [
-        f"{path.relative_to(PACKAGE)} (floor {FLOORS.get(home(path))}) imports {name} (floor {FLOORS.get(name)})"
-        for path in sorted(PACKAGE.rglob("*.py"))
-        for name in sorted(imports_at_the_top(path))
-        if home(path) and FLOORS.get(name, 9) > FLOORS.get(home(path), 0)
+        f"{module} (floor {floor(module)}) imports {name} (floor {floor(name)})"
+        for module, found in IMPORTS.items()
+        for name, _ in sorted(found)
+        if module and floor(name) > floor(module) and (module, name) not in UP
     ]
 
     assert wrong == []
 
 
-def test_the_parser_sees_imports():
-    source = PACKAGE / "check.py"
+def test_no_module_imports_itself_in_a_circle():
+    left = {m: {n for n, _ in found if (m, n) not in UP} - {m} for m, found in IMPORTS.items()}
+    while free := {m for m, names in left.items() if not names & set(left)}:
+        left = {m: names for m, names in left.items() if m not in free}
 
-    assert {"errors", "probe", "settings"} <= imports_at_the_top(source)
+    assert left == {}
+
+
+def test_lazy_imports_are_those_that_are_listed():
+    listed = [pair for pairs in LAZY.values() for pair in pairs]
+
+    assert len(listed) == len(set(listed))
+    assert {(m, name) for m, found in IMPORTS.items() for name, lazy in found if lazy} == set(listed)
+    assert set(UP) <= set(listed)
+
+
+def test_the_parser_sees_imports(tmp_path: Path):
+    source = tmp_path / "call.py"
+    source.write_text(
+        "from typing import TYPE_CHECKING\n"
+        "from . import graph, nothing\n"
+        "from ..records import Trace\n"
+        "import pytest_initcheck.errors\n"
+        "from pytest_initcheck.rules import function\n"
+        "if TYPE_CHECKING:\n    from ..check import check\n"
+        "def late():\n    from ..render import terminal\n"
+    )
+    there = {"probing.graph", "records", "errors", "rules.function", "render", "check"}
+
+    found = set(imports(source, "probing.call", modules=there))
+
+    assert found == {
+        ("probing.graph", False),
+        ("probing", False),
+        ("records", False),
+        ("errors", False),
+        ("rules.function", False),
+        ("render", True),
+    }
+
+
+@pytest.mark.parametrize("page", ["docs/contributing.md", "docs/design.md"])
+def test_pages_on_the_tree_name_what_is_there(page: str):
+    named = re.findall(
+        r"`((?:pytest_initcheck/|tests/|docs/|\w+/)?[\w/]+(?:\.py|\.json|/))`", (ROOT / page).read_text()
+    )
+
+    assert [name for name in named if not (PACKAGE / name).exists() and not (ROOT / name).exists()] == []
+    if page == "docs/design.md":
+        packages = {f"{m}/" for m, path in MODULES.items() if m and "." not in m and path.name == "__init__.py"}
+        assert packages <= set(named)
 
 
 def run(code: str, *arguments: str, cwd: Path | None = None) -> str:

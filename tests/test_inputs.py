@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from pytest_initcheck import ProbeError, SettingsError
-from pytest_initcheck.drawing import vocabulary
-from pytest_initcheck.inputs import resolve_inputs
-from pytest_initcheck.shapes import DTYPES, Shape, parse_shapes
+from pytest_initcheck.models.drawing import vocabulary
+from pytest_initcheck.models.inputs import resolve_inputs
+from pytest_initcheck.models.shapes import DTYPES, Shape, parse_shapes
 
 LINEAR = nn.Linear(4, 2)
 

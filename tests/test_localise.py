@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from pytest_initcheck import apply_init, check_init, recommend_init
-from pytest_initcheck.localise import Suspect, expected_std, weight_deviation
 from pytest_initcheck.records import Finding, LayerRecord, Response, Stats, Trace
 from pytest_initcheck.rules import RULES, Case
+from pytest_initcheck.rules.culprits import Suspect, expected_std, weight_deviation
 
 
 def stack(activation: type[nn.Module], depth: int = 6, width: int = 64) -> nn.Sequential:

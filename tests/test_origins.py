@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from pytest_initcheck import check_init
-from pytest_initcheck.distributions import name_distribution
-from pytest_initcheck.origins import ROWS, VALUES
 from pytest_initcheck.schemes import BY_FANS, by_fans, fill_
+from pytest_initcheck.schemes.distributions import name_distribution
+from pytest_initcheck.schemes.origins import ROWS, VALUES
 
 
 def test_the_report_names_what_each_parameter_was_drawn_from() -> None:

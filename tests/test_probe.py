@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from pytest_initcheck import ProbeError
-from pytest_initcheck.inputs import resolve_inputs
-from pytest_initcheck.probe import Probed, float_outputs, run_probe
-from pytest_initcheck.state import untouched
+from pytest_initcheck.models.inputs import resolve_inputs
+from pytest_initcheck.probing.guard import untouched
+from pytest_initcheck.probing.probe import Probed, float_outputs, run_probe
 
 
 def probe(model: nn.Module, inputs: Any = None, **options: Any) -> Probed:

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from pytest_initcheck import progress
 from pytest_initcheck.phases import doing, told_to
+from pytest_initcheck.surfaces import progress
 
 pty = pytest.importorskip("pty")
 fcntl = pytest.importorskip("fcntl")
@@ -28,7 +28,7 @@ ALONE = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": "-p pytest_ini
 #: Several runs in one process, which imports torch once: pairs of (the seconds that a line waits, the run's arguments).
 RUNS = """
 import sys
-from pytest_initcheck import progress
+from pytest_initcheck.surfaces import progress
 for progress.AFTER, arguments in {runs!r}:
     from {module} import main
     main(arguments)
@@ -165,7 +165,9 @@ def test_nothing_where_it_is_not_wanted_or_would_disturb(project: Path):
 
 
 def test_nothing_where_there_is_no_terminal(project: Path, capfd: pytest.CaptureFixture[str]):
-    (project / "conftest.py").write_text(f"from pytest_initcheck import progress\nprogress.AFTER = {AT_ONCE}\n")
+    (project / "conftest.py").write_text(
+        f"from pytest_initcheck.surfaces import progress\nprogress.AFTER = {AT_ONCE}\n"
+    )
 
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "--initcheck"],

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from pytest_initcheck.cli import COMMANDS, _parser
+from pytest_initcheck.cli.command import COMMANDS, _parser
+from pytest_initcheck.models.targets import parse_target
 from pytest_initcheck.settings import SETTINGS
-from pytest_initcheck.targets import parse_target
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_initcheck.errors import SettingsError
-from pytest_initcheck.options import command_line
 from pytest_initcheck.settings import BY_NAME, SETTINGS, Settings, bound_for, matches
+from pytest_initcheck.surfaces.options import command_line
 
 
 @pytest.mark.parametrize(
@@ -150,8 +150,8 @@ _values = st.fixed_dictionaries(
 def test_the_reproduction_line_asks_for_the_same_settings(values: dict[str, object]):
     import shlex
 
-    from pytest_initcheck.cli import _parser
-    from pytest_initcheck.options import given as given_options
+    from pytest_initcheck.cli.command import _parser
+    from pytest_initcheck.surfaces.options import given as given_options
 
     asked = Settings.of(values)
 

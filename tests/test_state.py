@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from pytest_initcheck.state import has_lazy, untouched
+from pytest_initcheck.probing.guard import has_lazy, untouched
 
 
 class Busy(nn.Module):

@@ -10,8 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pytest_initcheck.records import Stats
-from pytest_initcheck.statistics import (
+from pytest_initcheck.probing.statistics import (
     Pending,
     _on_device,
     _stats,
@@ -22,6 +21,7 @@ from pytest_initcheck.statistics import (
     settle,
     settle_units,
 )
+from pytest_initcheck.records import Stats
 
 
 def stats(tensor: Tensor, batch_dim: int | None = None) -> Stats:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from pytest_initcheck.errors import TargetError
-from pytest_initcheck.targets import Target, load, parse_target
+from pytest_initcheck.models.targets import Target, load, parse_target
 
 
 @pytest.mark.parametrize(

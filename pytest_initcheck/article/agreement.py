@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
-from ..drift import limit
+from ..statements.drift import limit
 
 #: Chance that a number which is a run of ours like any other is called another.
 CHANCE = 1e-3

@@ -9,7 +9,7 @@ from statistics import median
 
 from torch import nn
 
-from ..verified import apply_init
+from ..apply import apply_init
 from .agreement import holds
 from .images import KINDS, Images, draw
 from .outcome import Effort, Outcome

@@ -11,7 +11,7 @@ from functools import lru_cache
 from statistics import median
 
 from ..records import LayerRecord
-from ..schemes import Draw
+from ..schemes.draws import Draw
 from . import relu, tanh
 from .agreement import compared, holds
 from .outcome import Effort, Outcome, Row

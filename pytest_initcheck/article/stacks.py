@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..inputs import resolve_inputs
-from ..probe import run_probe
+from ..apply import apply_init
+from ..models.inputs import resolve_inputs
+from ..probing.guard import untouched
+from ..probing.probe import run_probe
 from ..records import LayerRecord, Trace
-from ..schemes import Draw, fill_
-from ..state import untouched
-from ..verified import apply_init
+from ..schemes.draws import Draw, fill_
 
 #: Length of the article's vectors, and layers of its stacks.
 WIDTH, DEPTH = 512, 100

@@ -10,11 +10,11 @@ from functools import lru_cache
 import torch.nn.functional as F
 from torch import nn
 
-from ..inputs import resolve_inputs
-from ..probe import run_probe
-from ..schemes import Draw
-from ..state import untouched
-from ..verified import apply_init
+from ..apply import apply_init
+from ..models.inputs import resolve_inputs
+from ..probing.guard import untouched
+from ..probing.probe import run_probe
+from ..schemes.draws import Draw
 from .agreement import holds
 from .images import KINDS, SIDE, Images, draw
 from .outcome import Effort, Outcome

@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from .. import named
 from ..records import SEVERITIES, Finding, LayerRecord, Report, Severity
+from ..rules import named
 
 #: Layers that findings name first, marked in a profile; more marks would mark nothing.
 MARKS = 5

@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from ..named import worst_layers
 from ..records import LayerRecord, Report, Severity, Stats
+from ..rules.named import worst_layers
 from ..settings import bound_for
 from .profile import Axis, Point, axis
 from .words import brief, shown

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from .. import thresholds
-from ..localise import growth, typical_deviation
 from ..records import Finding
 from ..words import number, percent, scientific
+from .culprits import growth, typical_deviation
 from .registry import Case, finding, rule
 
 

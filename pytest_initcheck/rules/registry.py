@@ -10,9 +10,9 @@ from ..records import ConstructionFault, Finding, Response, Severity, Trace
 from ..settings import Settings
 
 if TYPE_CHECKING:
-    from ..localise import Suspect
+    from .culprits import Suspect
 
-#: Decides whether a parameter's missing gradient is a mistake; see :mod:`~pytest_initcheck.reach`.
+#: Decides whether a parameter's missing gradient is a mistake; see :mod:`~pytest_initcheck.response.unreached`.
 Reasons = Mapping[str, str]
 
 
@@ -26,7 +26,7 @@ class Case:
         settings: what the user asked for.
         unreached: for every trainable parameter without a gradient path, why: ``"blocked"``, ``"unmentioned"``, ``"unused"``.
         unwritten: parameters and buffers, by their labels -> what is wrong with how they were constructed.
-        culprits: where the fault starts, the most suspicious first, as :func:`~pytest_initcheck.localise.suspects` ranks.
+        culprits: where the fault starts, the most suspicious first, as :func:`~pytest_initcheck.rules.culprits.suspects` ranks.
         memory: for every recurrent module, the share of a change of its state that is left one step later.
     """
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from .. import thresholds
-from ..localise import Growth, first_dead, growth
 from ..records import Finding
 from ..words import number, spelled
+from .culprits import Growth, first_dead, growth
 from .function import asleep, disturbed, silent
 from .registry import Case, finding, rule
 

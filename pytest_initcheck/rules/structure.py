@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from .. import thresholds
-from ..named import inside
 from ..records import Finding, ParameterRecord
 from ..words import number
+from .named import inside
 from .registry import Case, finding, rule
 
 #: Share of a layer's units with an exact twin from which the layer cannot use its width.

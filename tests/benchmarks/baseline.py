@@ -16,14 +16,14 @@ import torch
 from tabulate import tabulate
 
 import pairs
-from pytest_initcheck.baseline_file import dump, load
-from pytest_initcheck.configuration import ALPHA
-from pytest_initcheck.drift import Sample, comparisons, drifted, sample_of
-from pytest_initcheck.inputs import resolve_inputs
-from pytest_initcheck.probe import run_probe
+from pytest_initcheck.models.inputs import resolve_inputs
+from pytest_initcheck.plugin.baseline_file import dump, load
+from pytest_initcheck.plugin.configuration import ALPHA
+from pytest_initcheck.probing.guard import untouched
+from pytest_initcheck.probing.probe import run_probe
+from pytest_initcheck.probing.statistics import kurtosis, measure, settle
 from pytest_initcheck.schemes import BY_FANS, by_fans, fill_
-from pytest_initcheck.state import untouched
-from pytest_initcheck.statistics import kurtosis, measure, settle
+from pytest_initcheck.statements.drift import Sample, comparisons, drifted, sample_of
 
 
 def samples(model: torch.nn.Module, inputs: object) -> dict[str, Sample]:

@@ -21,9 +21,9 @@ import torch
 from torch import Tensor, nn
 
 from pytest_initcheck import check_init
-from pytest_initcheck.inputs import resolve_inputs
-from pytest_initcheck.probe import run_probe
-from pytest_initcheck.state import untouched
+from pytest_initcheck.models.inputs import resolve_inputs
+from pytest_initcheck.probing.guard import untouched
+from pytest_initcheck.probing.probe import run_probe
 
 #: Wanted: at most these multiples of the bare step.
 WANTED = {"probe": 1.15, "check": 3.0}

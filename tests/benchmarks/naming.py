@@ -15,8 +15,8 @@ from collections import Counter
 import torch
 from tabulate import tabulate
 
-from pytest_initcheck.distributions import name_distribution
 from pytest_initcheck.schemes import BY_FANS, Draw, by_fans, fill_
+from pytest_initcheck.schemes.distributions import name_distribution
 
 SHAPES = [
     (8, 8), (64,), (16, 16), (16, 3, 3, 3), (256,), (32, 32), (64, 64), (64, 32, 3, 3), (4096,), (256, 256), (512, 512),

@@ -11,7 +11,7 @@ import pytest
 
 from pytest_initcheck import TargetError, check_init
 from pytest_initcheck.cli import main
-from pytest_initcheck.targets import load
+from pytest_initcheck.models.targets import load
 
 MODELS = {
     "timm": [

@@ -135,7 +135,7 @@ def test_the_command_survives_any_exception(
     def defect(*_: object, **__: object) -> None:
         raise ZeroDivisionError("nought\nmore")
 
-    monkeypatch.setattr(importlib.import_module("pytest_initcheck.cli_check"), "run_check", defect)
+    monkeypatch.setattr(importlib.import_module("pytest_initcheck.cli.check"), "run_check", defect)
 
     assert main(["check", "zoo.py:Healthy", "zoo.py:Sick", "--input", "8x8", "-q"]) == 2
 

@@ -50,7 +50,7 @@ def test_sick_model_fails_the_test_at_the_users_line(models: pytest.Pytester):
 
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines([">       initcheck(Sick(), *# here", "E       pytest_initcheck.UnhealthyInit: *"])
-    assert "plugin.py" not in result.stdout.str()
+    assert "pytest_initcheck/plugin" not in result.stdout.str()
     assert "initcheck:" not in result.outlines[-1]
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from pytest_initcheck.configuration import CONFIGURATION
-from pytest_initcheck.options import flag
+from pytest_initcheck.plugin.configuration import CONFIGURATION
 from pytest_initcheck.settings import SETTINGS, Settings
+from pytest_initcheck.surfaces.options import flag
 
 #: name -> (a value as text, the same parsed, another value as text, that parsed)
 VALUES = {

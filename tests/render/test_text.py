@@ -296,7 +296,7 @@ ASCII_ONLY = """
 import sys
 sys.path.insert(0, "tests/render")
 import samples
-import pytest_initcheck.cli_check as command
+import pytest_initcheck.cli.check as command
 command._check = lambda *_: samples.unicode_names()
 from pytest_initcheck.cli import main
 main(["check", "zoo.py:Deep"])

@@ -1,0 +1,144 @@
+"""Build a model from a factory, eagerly or deferred, and find what construction never wrote to."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from .. import thresholds
+from ..errors import InitcheckError, ProbeError
+from ..probing.randomness import seeded
+from ..probing.statistics import measure, settle
+from ..records import ConstructionFault
+from ..words import first_line
+
+Factory = Callable[[], nn.Module]
+
+
+def build(factory: Factory, seed: int) -> tuple[nn.Module, dict[str, ConstructionFault]]:
+    """Return what ``factory`` builds under ``seed``, and what of it was never written.
+
+    Uninitialized memory is filled while it is built (NaN, the largest integer), so what still holds the filling
+    afterwards was allocated and left. Generators and torch's settings are put back.
+
+    Raises:
+        ProbeError: the factory raised, or returned no module.
+    """
+    with seeded(seed), filled_memory():
+        try:
+            model = factory()
+        except InitcheckError:
+            raise  # a target that knows better what went wrong
+        except Exception as error:
+            message = first_line(error)
+            raise ProbeError(f"the factory raised {type(error).__name__}: {message}") from error
+    if not isinstance(model, nn.Module):
+        raise ProbeError(f"the factory must return an nn.Module (it returned {type(model).__name__})")
+    return model, unwritten(model)
+
+
+def build_deferred(factory: Factory, method: str, seed: int, eager: nn.Module) -> dict[str, ConstructionFault]:
+    """Build on the meta device, materialise, run the model's init, and return what is wrong with the result.
+
+    Args:
+        factory: builds the model.
+        method: the init to run: a method of the model (``"init_weights"``), a method that takes a module and is applied
+            to each (transformers' ``"_init_weights"``), or ``"reset_parameters"`` of every module that has one.
+        seed: seed of the init.
+        eager: the same model built the ordinary way.
+
+    Returns:
+        Label of a parameter or buffer -> what is wrong: never written, or drawn from another distribution than in ``eager``.
+
+    Raises:
+        ProbeError: the model cannot be built on the meta device, or has no such method.
+    """
+    device = next((p.device for p in eager.parameters()), torch.device("cpu"))
+    try:
+        with seeded(seed), torch.device("meta"):
+            model = factory()
+    except Exception as error:
+        raise ProbeError(f"the factory cannot be built on the meta device ({type(error).__name__}: {error})") from error
+    with seeded(seed), filled_memory():
+        model.to_empty(device=device)
+        _initialize(model, method)
+    left = [replace(fault, deferred=True) for fault in unwritten(model).values()]
+    found = [*left, *_differences(eager, model, skip={fault.name for fault in left})]
+    return {fault.label: fault for fault in found}
+
+
+def _initialize(model: nn.Module, method: str) -> None:
+    own = getattr(model, method, None)
+    modules = [m for m in model.modules() if callable(getattr(m, method, None))]
+    if not modules:
+        raise ProbeError(f"deferred={method!r} names no method of {type(model).__name__} or of its modules")
+    with torch.no_grad():
+        if own is None or method == "reset_parameters":
+            for module in modules:
+                getattr(module, method)()
+            return
+        try:
+            own()
+        except TypeError:  # takes the module to initialize, as transformers' _init_weights does
+            model.apply(own)
+
+
+def _differences(eager: nn.Module, deferred: nn.Module, *, skip: set[str]) -> Iterator[ConstructionFault]:
+    theirs = dict(deferred.named_parameters())
+    pairs = [(n, p, theirs[n]) for n, p in eager.named_parameters() if n in theirs and n not in skip]
+    stats = settle([measure(p) for _, p, _ in pairs] + [measure(q) for _, _, q in pairs])
+    for (name, p, _), a, b in zip(pairs, stats[: len(pairs)], stats[len(pairs) :], strict=True):
+        n = p.numel()
+        if n < 2 or a is None or b is None:
+            continue
+        scale = max(a.std, b.std)
+        # var(s^2) is (kurtosis - 1) / n of s^4; 6 covers what initializations draw from.
+        off_mean = abs(a.mean - b.mean) > thresholds.STANDARD_ERRORS * scale * math.sqrt(2 / n) + 1e-12
+        off_std = abs(a.std - b.std) > thresholds.STANDARD_ERRORS * scale * math.sqrt(2 * 5 / (4 * n)) + 1e-12
+        if off_mean or off_std:
+            after = f"mean {b.mean:.3g}, std {b.std:.3g} after deferred construction, mean {a.mean:.3g}, std {a.std:.3g} after eager"
+            yield ConstructionFault(name, "differs", after, deferred=True)
+
+
+@contextmanager
+def filled_memory() -> Iterator[None]:
+    """Fill uninitialized memory (NaN, the largest integer) while the context lasts."""
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    fill = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    # torch.use_deterministic_algorithms would import torch's compiler for its own setting: 1.5 s in every fresh process.
+    switch = torch._C._set_deterministic_algorithms
+    try:
+        switch(True, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = True  # type: ignore[attr-defined]
+        yield
+    finally:
+        switch(deterministic, warn_only=warn_only)
+        torch.utils.deterministic.fill_uninitialized_memory = fill  # type: ignore[attr-defined]
+
+
+def unwritten(model: nn.Module) -> dict[str, ConstructionFault]:
+    """Return the parameters and buffers that hold the filling of :func:`filled_memory`, and how much of it."""
+    found: dict[str, ConstructionFault] = {}
+    uninitialized = (nn.parameter.UninitializedParameter, nn.parameter.UninitializedBuffer)
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if isinstance(tensor, uninitialized) or tensor.device.type == "meta" or tensor.numel() == 0:
+            continue
+        share = _filled(tensor.detach())
+        if share > 0:
+            told = f"{share:.0%} of its values are the filling of uninitialized memory"
+            found[name] = ConstructionFault(name, "unwritten", told)
+    return found
+
+
+def _filled(value: Tensor) -> float:
+    if value.is_floating_point() or value.is_complex():
+        return float(torch.isnan(value).float().mean())
+    if value.dtype in (torch.int32, torch.int64):
+        return float((value == torch.iinfo(value.dtype).max).float().mean())
+    return 0.0

@@ -1,0 +1,259 @@
+"""What pytest's options, ini and markers say, read and checked once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ..errors import SettingsError
+from ..settings import SETTINGS, Setting, Settings
+from ..surfaces import report_files
+from ..surfaces.hooked import check_rule_names
+from ..surfaces.options import add_options, described, flag, given, validate
+from ..surfaces.report_files import Destination
+
+PREFIX = "initcheck-"
+_INI = {s.name: f"initcheck_{s.name}" for s in SETTINGS}
+_MARKER = {s.name: s.name for s in SETTINGS}
+_EXPECTED = {"linelist": "a list of lines", "int": "a whole number", "string": "text", "bool": "true or false"}
+#: What can be done with the models that tests call.
+WATCH = ("report", "fail", "off")
+#: Seconds that probing them may take unless somebody says otherwise.
+BUDGET = 30.0
+_WATCH_HELP = (
+    "with --initcheck: probe each untrained model when a test first calls it; report what is found, fail for it, or off "
+    "(default: report where no model is configured, else off)"
+)
+#: Chance of a false alarm of one run against its baseline unless somebody says otherwise.
+ALPHA = 1e-4
+_BASELINE_HELP = (
+    "with --initcheck: compare the initialization of every checked model with this file, and fail where it has changed by "
+    "more than chance explains"
+)
+_ALPHA_HELP = f"chance that a run against an unchanged baseline raises a false alarm (default: {ALPHA:g})"
+_BUDGET_HELP = f"seconds that probing watched models may take in all (default: {BUDGET:g})"
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """Everything that configures a run.
+
+    Attributes:
+        enabled: whether models are collected (``--initcheck``).
+        models: lines of ``initcheck_models``.
+        command_line: settings given as options.
+        ini: settings given in the configuration file.
+        junit: whether items write JUnit properties.
+        reports: files to write the reports of the run to.
+        watch: what is done with unhealthy models that tests call: ``"report"``, ``"fail"``, ``"off"``; ``None`` if nobody
+            said.
+        watch_budget: seconds that probing them may take.
+        baseline: file to compare initializations with.
+        update: whether that file is written instead.
+        baseline_alpha: chance of a false alarm of one run, shared among all comparisons.
+    """
+
+    enabled: bool
+    models: tuple[str, ...]
+    command_line: Mapping[str, Any]
+    ini: Mapping[str, Any]
+    junit: bool
+    reports: tuple[Destination, ...] = ()
+    watch: str | None = None
+    watch_budget: float = BUDGET
+    baseline: Path | None = None
+    update: bool = False
+    baseline_alpha: float = ALPHA
+
+
+CONFIGURATION = pytest.StashKey[Configuration]()
+
+
+def register(parser: pytest.Parser) -> None:
+    """Add the options and the ini names."""
+    group = parser.getgroup("initcheck", "will the models train from the weights they start with?")
+    group.addoption(
+        "--initcheck",
+        action="store_true",
+        default=None,  # tells "not given", which leaves it to the ini
+        help="check the models of initcheck_models and of model_case where they start (ini: initcheck = true)",
+    )
+    group.addoption(
+        "--initcheck-report",
+        action="append",
+        default=None,
+        metavar="FORMAT:PATH",
+        help=f"{report_files.HELP} (repeatable)",
+    )
+    group.addoption("--initcheck-watch", default=None, metavar="{" + ",".join(WATCH) + "}", help=_WATCH_HELP)
+    group.addoption("--initcheck-watch-budget", default=None, metavar="SECONDS", help=_BUDGET_HELP)
+    group.addoption("--initcheck-baseline", default=None, metavar="PATH", help=_BASELINE_HELP)
+    group.addoption("--initcheck-update", action="store_true", help="write the baseline instead of comparing with it")
+    group.addoption("--initcheck-baseline-alpha", default=None, metavar="CHANCE", help=_ALPHA_HELP)
+    add_options(group.addoption, PREFIX)
+    parser.addini(
+        "initcheck", "check models in every run, as --initcheck does (default: false)", type="bool", default=False
+    )
+    parser.addini(
+        "initcheck_models",
+        "models to check with --initcheck, one a line: SPEC [input=SHAPE] [SETTING=VALUE]; SPEC is pkg.mod:Factory, "
+        "path/file.py:Factory, timm:NAME, torchvision:NAME or hf:NAME",
+        type="linelist",
+        default=[],
+    )
+    parser.addini("initcheck_report", f"{report_files.HELP}, one a line", type="linelist", default=[])
+    parser.addini("initcheck_watch", _WATCH_HELP, default=None)
+    parser.addini("initcheck_watch_budget", _BUDGET_HELP, default=None)
+    parser.addini("initcheck_baseline", _BASELINE_HELP, default=None)
+    parser.addini("initcheck_baseline_alpha", _ALPHA_HELP, default=None)
+    parser.addini(
+        "initcheck_junit", "write verdict and findings as JUnit properties (default: false)", type="bool", default=False
+    )
+    parser.addini(
+        "verbosity_initcheck", "verbosity of reports, a whole number (default: auto, as -v and -q say)", default="auto"
+    )
+    for setting in SETTINGS:
+        parser.addini(_INI[setting.name], described(setting), type=_ini_type(setting), default=None)
+
+
+def _ini_type(setting: Setting) -> Any:
+    if setting.switch:
+        return "bool"
+    return "linelist" if setting.repeat else "int" if isinstance(setting.default, int) else "string"
+
+
+def read(config: pytest.Config) -> Configuration:
+    """Return what options and ini say.
+
+    Raises:
+        SettingsError: a value cannot be used; the message names the option or the ini.
+    """
+    ini = {s.name: _getini(config, _INI[s.name], _EXPECTED[_ini_type(s)]) for s in SETTINGS}
+    ini = {name: value for name, value in ini.items() if value is not None}
+    validate(ini, _INI)
+    try:
+        config.get_verbosity("initcheck")
+    except ValueError:
+        value = config.getini("verbosity_initcheck")
+        raise SettingsError(f"verbosity_initcheck must be a whole number or auto (got {value!r})") from None
+    flag = config.getoption("initcheck")
+    asked = config.getoption("initcheck_report")
+    called = "initcheck_report" if asked is None else "--initcheck-report"
+    wanted = _getini(config, "initcheck_report", "a list of lines") if asked is None else asked
+    base = config.rootpath if asked is None else config.invocation_params.dir
+    enabled = bool(_getini(config, "initcheck", "true or false") if flag is None else flag)
+    return Configuration(
+        enabled=enabled,
+        models=tuple(_getini(config, "initcheck_models", "a list of lines")),
+        command_line=given(config.option, PREFIX),
+        ini=ini,
+        junit=bool(_getini(config, "initcheck_junit", "true or false")),
+        reports=report_files.parse(wanted, called=called, base=base),
+        watch=_watch(*_option(config, "watch")),
+        watch_budget=_budget(*_option(config, "watch_budget")),
+        baseline=_baseline(config, enabled),
+        update=bool(config.getoption("initcheck_update")),
+        baseline_alpha=_alpha(*_option(config, "baseline_alpha")),
+    )
+
+
+def _option(config: pytest.Config, name: str) -> tuple[str, str | None]:
+    """What the value is called where it was given, and the value."""
+    value = config.getoption(f"initcheck_{name}")
+    if value is not None:
+        return f"--{PREFIX}{name.replace('_', '-')}", value
+    return f"initcheck_{name}", _getini(config, f"initcheck_{name}", "text")
+
+
+def _watch(called: str, value: str | None) -> str | None:
+    if value is not None and value not in WATCH:
+        raise SettingsError(f"{called} must be one of {', '.join(WATCH)} (got {value!r})")
+    return value
+
+
+def _budget(called: str, value: str | None) -> float:
+    if value is None:
+        return BUDGET
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < float("inf"):
+        raise SettingsError(f"{called} must be a number of seconds, 0 or more (got {value!r})")
+    return seconds
+
+
+def _baseline(config: pytest.Config, enabled: bool) -> Path | None:
+    called, value = _option(config, "baseline")
+    asked = config.getoption("initcheck_baseline") is not None
+    if config.getoption("initcheck_update"):
+        if not enabled:
+            raise SettingsError("--initcheck-update needs --initcheck: only then are models checked")
+        if not value:
+            raise SettingsError("--initcheck-update needs a file to write: add --initcheck-baseline=PATH")
+    if value is None or not enabled:
+        if asked:
+            raise SettingsError("--initcheck-baseline needs --initcheck: only then are models checked")
+        return None
+    path = (config.invocation_params.dir if asked else config.rootpath) / value
+    if not value or path.is_dir():
+        raise SettingsError(f"{called} must be a file (got {value!r})")
+    return path
+
+
+def _alpha(called: str, value: str | None) -> float:
+    if value is None:
+        return ALPHA
+    try:
+        alpha = float(value)
+    except ValueError:
+        alpha = -1.0
+    if not 0 < alpha < 1:
+        raise SettingsError(f"{called} must be a chance between 0 and 1, both left out (got {value!r})")
+    return alpha
+
+
+def _getini(config: pytest.Config, name: str, expected: str) -> Any:
+    try:
+        return config.getini(name)
+    except (TypeError, ValueError, pytest.UsageError) as e:  # UsageError since pytest 9.2, some without the name
+        raise SettingsError(f"{name} must be {expected} ({e})") from None
+
+
+def check_markers(item: pytest.Item) -> None:
+    """Raise :class:`SettingsError` unless every ``initcheck`` marker of the item can be used."""
+    for mark in item.iter_markers("initcheck"):
+        if mark.args:
+            raise SettingsError(f"the marker initcheck takes keywords only (got {mark.args[0]!r})")
+        validate(mark.kwargs, _MARKER)
+        check_rule_names(mark.kwargs, _MARKER, item.ihook)
+
+
+def check_rules(config: pytest.Config) -> None:
+    """Raise :class:`SettingsError` if options or ini name an unknown rule: not before plugins can bring theirs."""
+    found = config.stash[CONFIGURATION]
+    check_rule_names(found.command_line, {s.name: flag(s, PREFIX) for s in SETTINGS}, config.hook)
+    check_rule_names(found.ini, _INI, config.hook)
+
+
+def settings_for(item: pytest.Item, asked: Mapping[str, Any]) -> Settings:
+    """Return the settings of a check in ``item``: call, then marker (closest first), command line, ini, defaults.
+
+    Raises:
+        SettingsError: a name or a value of ``asked`` cannot be used.
+    """
+    configuration = item.config.stash[CONFIGURATION]
+    markers = [mark.kwargs for mark in item.iter_markers("initcheck")]
+    return Settings.of(asked, *markers, configuration.command_line, configuration.ini)
+
+
+def debugging(item: pytest.Item, asked: Mapping[str, Any]) -> bool:
+    """Return whether the traceback of what kept a model in ``item`` from being checked is to be shown."""
+    try:
+        return settings_for(item, asked).debug
+    except SettingsError:  # which may be what kept it
+        return False

@@ -1,0 +1,359 @@
+"""Everything pytest sees: options, markers, the fixture, collection, and the lines at the end of a run.
+
+Idle (no ``--initcheck``, no fixture used) this imports no torch, prints nothing and only reads its configuration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from ..errors import InitcheckError, InitcheckWarning, SettingsError, UnhealthyInit
+from ..settings import BY_NAME, SETTINGS
+from ..surfaces import report_files
+from ..surfaces.hooked import check_rule_names
+from ..surfaces.progress import PROGRESS, InPytest
+from ..words import plural
+from . import configuration
+from .configuration import CONFIGURATION
+from .items import BASELINE, REPORTS, ModelItem, case_item, case_of, cause_of_theirs, check_in, target_item
+from .watch import SuiteWatch
+
+if TYPE_CHECKING:
+    from ..models.targets import Target
+    from ..records import Report
+    from .baselines import Baseline
+
+#: Names of decorated factories that were not collected, because nobody asked.
+_LEFT_OUT = pytest.StashKey[list[str]]()
+
+#: What is said of a model that could not be checked.
+_UNCHECKED = pytest.StashKey[dict[str, Any] | None]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    configuration.register(parser)
+
+
+def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
+    from .. import hookspecs
+
+    pluginmanager.add_hookspecs(hookspecs)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    arguments = ", ".join(f"{s.name}={s.default!r}" for s in SETTINGS)
+    config.addinivalue_line(
+        "markers",
+        f"initcheck({arguments}): settings for the models checked in this test; every item that checks a model has it",
+    )
+    try:
+        config.stash[CONFIGURATION] = found = configuration.read(config)
+        config.stash[_LEFT_OUT] = []
+        if found.enabled:
+            config.pluginmanager.register(Gate(config), "initcheck-gate")
+    except InitcheckError as e:
+        raise pytest.UsageError(str(e)) from None
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    try:
+        configuration.check_rules(session.config)
+    except InitcheckError as e:
+        raise pytest.UsageError(str(e)) from None
+
+
+# -- the fixture
+
+
+class Check:
+    """The value of the ``initcheck`` fixture."""
+
+    def __init__(self, item: pytest.Item) -> None:
+        self._item = item
+
+    def __repr__(self) -> str:
+        return "<the initcheck fixture>"
+
+    def __call__(self, model: Any, inputs: Any = None, *, loss: Any = None, **settings: Any) -> Report:
+        """Return the report of a healthy model; raise :class:`UnhealthyInit` for any other.
+
+        Args:
+            model: module, or factory without arguments.
+            inputs: as ``check_init`` accepts them.
+            loss: as ``check_init`` accepts it.
+            **settings: settings of ``check_init``; those not given come from the marker, the command line, the ini.
+        """
+        __tracebackhide__ = True
+        name = getattr(model, "__name__", None) or type(model).__name__
+        try:
+            report = check_in(self._item, model, inputs, loss=loss, asked=settings, name=name)
+        except InitcheckError as e:
+            if configuration.debugging(self._item, settings):
+                raise
+            raise e.with_traceback(None) from cause_of_theirs(e)
+        if not report.ok:
+            raise UnhealthyInit(str(report), report=report)
+        return report
+
+
+@pytest.fixture
+def initcheck(request: pytest.FixtureRequest) -> Check:
+    """Assert that a model trains from the weights it starts with: initcheck(model, inputs)."""
+    return Check(request.node)
+
+
+# -- collection
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pycollect_makeitem(
+    collector: pytest.Module | pytest.Class, name: str, obj: object
+) -> list[ModelItem] | None:
+    case = case_of(obj)
+    if case is None:
+        return None
+    if collector.config.stash[CONFIGURATION].enabled:
+        return [case_item(collector, name, case)]
+    collector.config.stash[_LEFT_OUT].append(name)
+    return []
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    call: pytest.CallInfo[object] | None = getattr(report, "call", None)
+    if call is None or call.excinfo is None or not isinstance(call.excinfo.value, SettingsError):
+        return report
+    _misused(collector.config, f"{_line_of(call.excinfo, collector)}: {call.excinfo.value}")
+    return pytest.CollectReport(collector.nodeid, "passed", None, [])
+
+
+def _line_of(excinfo: pytest.ExceptionInfo[BaseException], collector: pytest.Collector) -> str:
+    """The last line that is not ours, as ``tests/test_models.py:12``."""
+    theirs = [entry for entry in excinfo.traceback if Path(entry.path).parent != Path(__file__).parent]
+    if not theirs:
+        return collector.nodeid
+    path, root = Path(theirs[-1].path), collector.config.rootpath
+    return f"{path.relative_to(root).as_posix() if path.is_relative_to(root) else path}:{theirs[-1].lineno + 1}"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        try:
+            configuration.check_markers(item)
+            if isinstance(item, ModelItem):
+                item.check_rules()
+        except InitcheckError as e:
+            _misused(config, f"{item.nodeid}: {e}")
+    if _MISUSE in getattr(config, "workeroutput", ()):
+        items.clear()
+
+
+#: Where a worker of xdist, which cannot end the run, says why it has to end.
+_MISUSE = "initcheck_misuse"
+
+
+def _misused(config: pytest.Config, sentence: str) -> None:
+    """End the run with a sentence before any test: here, or in xdist's controller."""
+    if not hasattr(config, "workeroutput"):
+        raise pytest.UsageError(sentence) from None
+    config.workeroutput.setdefault(_MISUSE, sentence)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    sentence = getattr(node, "workeroutput", {}).get(_MISUSE)
+    if sentence is not None:
+        raise pytest.UsageError(sentence)
+
+
+def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
+    found = config.stash[CONFIGURATION]
+    count = len(found.models) + len(config.stash[_LEFT_OUT])
+    if found.enabled or not count or config.get_verbosity("initcheck") <= 0:
+        return []
+    return [f"initcheck: {plural(count, 'model')} left out (--initcheck checks them)"]
+
+
+class Gate:
+    """What ``--initcheck`` adds to a run: the configured models as items, and the lines at its end."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+        self._targets: list[Target] = []
+        self._left_out = 0
+        self._watch: SuiteWatch | None = None
+        self._baseline: Baseline | None = None
+        config.pluginmanager.register(InPytest(config), PROGRESS)
+        #: What each test or item checked, by node id: a test that is run again replaces what it said before.
+        self._records: dict[str, list[dict[str, Any]]] = {}
+
+    def pytest_sessionstart(self) -> None:
+        hook = self._config.hook
+        self._targets += _parse(self._config.stash[CONFIGURATION].models, "initcheck_models", hook)
+        for lines in hook.pytest_initcheck_models(config=self._config):
+            self._targets += _parse(lines, "pytest_initcheck_models", hook)
+        try:
+            self._open_baseline()
+        except InitcheckError as e:
+            raise pytest.UsageError(str(e)) from None
+        self._targets.sort(key=lambda target: target.id)  # the same order in every worker
+        for one, other in zip(self._targets, self._targets[1:], strict=False):
+            if one.id == other.id:
+                raise pytest.UsageError(f"initcheck_models names {one.id} twice: name it once")
+        if self._config.stash[CONFIGURATION].watch != "off":
+            self._watch = SuiteWatch(self._config, configured=bool(self._targets))
+            self._config.pluginmanager.register(self._watch, "initcheck-watch")
+
+    def _open_baseline(self) -> None:
+        if self._config.stash[CONFIGURATION].baseline is not None:
+            from .baselines import Baseline
+
+            self._config.stash[BASELINE] = self._baseline = Baseline(self._config)
+            self._config.pluginmanager.register(self._baseline, "initcheck-baseline")
+
+    @pytest.hookimpl(tryfirst=True)  # before -k and -m choose
+    def pytest_collection_modifyitems(self, session: pytest.Session, items: list[pytest.Item]) -> None:
+        if _names_single_tests(self._config):
+            self._left_out = len(self._targets)
+            return
+        root = self._config.inipath.parent if self._config.inipath else self._config.rootpath
+        found = [target_item(session, target, root) for target in self._targets]
+        items += found
+        # As a collector would: this is what pytest counts as collected.
+        report = pytest.CollectReport("initcheck", "passed", longrepr=None, result=[*found])
+        self._config.hook.pytest_collectreport(report=report)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(
+        self, item: pytest.Item, call: pytest.CallInfo[None]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        """Put what was checked on a test's last report as plain data: that is what crosses from xdist's workers.
+
+        The last, because each subtest has a report of its own, made as the test's.
+        """
+        report = yield
+        if call.when == "call" and report.failed and isinstance(item, ModelItem) and not item.stash.get(REPORTS, []):
+            line = str(report.longrepr).partition("\n")[0]
+            item.stash[_UNCHECKED] = {"line": line, "model": item.subject, "ok": None}
+        if call.when == "teardown":
+            records = _as_data(item)
+            if records:
+                report.initcheck = records  # type: ignore[attr-defined]
+        return report
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        _forget(item)  # what it checked when it ran before, if it is run again
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        records = getattr(report, "initcheck", None)
+        if records:
+            self._records[report.nodeid] = records
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Write report files; xdist's workers only report, their controller writes."""
+        if hasattr(self._config, "workerinput"):
+            return
+        if (
+            self._baseline is not None
+            and not self._config.option.collectonly
+            and not self._baseline.finish(self._records)
+        ):
+            session.exitstatus = pytest.ExitCode.USAGE_ERROR
+        records = [record for found in self._records.values() for record in found if "trace" in record]
+        records += self._watch.reports() if self._watch else []
+        destinations = self._config.stash[CONFIGURATION].reports
+        if not records and not destinations:
+            return
+        from ..records import Report
+
+        reports = [Report.from_dict(record) for record in records]
+        try:
+            report_files.write(reports, destinations)
+            report_files.append_step_summary(reports)
+        except OSError as e:
+            self._config.issue_config_time_warning(
+                InitcheckWarning(f"a report could not be written: {e}"), stacklevel=1
+            )
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter, exitstatus: int) -> None:
+        verbosity = self._config.get_verbosity("initcheck")
+        if verbosity < -1 or self._config.option.collectonly:
+            return
+        if exitstatus == pytest.ExitCode.USAGE_ERROR and self._baseline is None:
+            return  # nothing was run, and one sentence says why
+        records = [record for found in self._records.values() for record in found]
+        if verbosity > 0 and records:
+            terminalreporter.section("initcheck", sep="-", bold=True)
+            for record in records:
+                if record["ok"]:
+                    terminalreporter.write_line(record["line"])
+        if self._baseline is not None:
+            terminalreporter.write_line(f"initcheck: {self._baseline.told}")
+        if self._watch is not None and self._watch.entries:
+            self._watch.write(terminalreporter)
+            if not records:
+                return
+        terminalreporter.write_line(f"initcheck: {self._sums(records)}")
+
+    def _sums(self, records: list[dict[str, Any]]) -> str:
+        if not records and not self._left_out:
+            how = "" if self._targets else " (name models in initcheck_models, or decorate factories with model_case)"
+            return f"no model was checked{how}"
+        parts = [plural(len(records), "model")]
+        unhealthy = sum(record["ok"] is False for record in records)
+        unknown = sum(record["ok"] is None for record in records)
+        if unhealthy:
+            parts.append(f"{unhealthy} unhealthy")
+        if unknown:
+            parts.append(f"{unknown} could not be checked")
+        if self._left_out:
+            parts.append(f"{self._left_out} of initcheck_models left out because single files or tests were named")
+        return ", ".join(parts)
+
+
+def _parse(lines: Any, source: str, hook: Any) -> list[Target]:
+    from ..models.targets import parse_target
+
+    if not isinstance(lines, list | tuple) or not all(isinstance(line, str) for line in lines):
+        raise pytest.UsageError(f"{source} must give a list of lines (got {lines!r})")
+    targets: list[Target] = []
+    for line in lines:
+        try:
+            targets.append(parse_target(line))
+        except InitcheckError as e:
+            raise pytest.UsageError(f"{source}: {e}") from None
+        try:
+            check_rule_names(targets[-1].settings, {name: name for name in BY_NAME}, hook)
+        except InitcheckError as e:
+            raise pytest.UsageError(f"{source}: {line}: {e}") from None
+    return targets
+
+
+def _names_single_tests(config: pytest.Config) -> bool:
+    """Whether every argument is a file or a test: then only those are wanted, not all models of the project."""
+    here = config.invocation_params.dir
+    return all("::" in argument or Path(here, argument).is_file() for argument in config.args)
+
+
+def _as_data(item: pytest.Item) -> list[dict[str, Any]]:
+    checked = item.stash.get(REPORTS, [])
+    unchecked = item.stash.get(_UNCHECKED, None)
+    _forget(item)
+    if checked:
+        from ..render import summary_line
+
+        return [{"line": summary_line(found), **found.to_dict()} for found in checked]
+    return [unchecked] if unchecked else []
+
+
+def _forget(item: pytest.Item) -> None:
+    item.stash[REPORTS] = []
+    item.stash[_UNCHECKED] = None

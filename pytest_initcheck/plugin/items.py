@@ -1,0 +1,281 @@
+"""Models as pytest items: those that configuration names, and factories in test modules."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import pytest
+
+from ..errors import InitcheckError, SettingsError, UnhealthyInit
+from ..models.shapes import parse_shapes
+from ..settings import BY_NAME, Settings
+from ..surfaces.hooked import check_rule_names, run_check
+from ..surfaces.progress import shown_in
+from .configuration import CONFIGURATION, debugging, settings_for
+
+if TYPE_CHECKING:
+    import os
+
+    from _pytest._code.code import TerminalRepr, TracebackStyle
+
+    from ..models.targets import Target
+    from ..records import Report
+    from .baselines import Baseline
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+#: Reports of the models that a test or an item has checked, in order.
+REPORTS = pytest.StashKey[list["Report"]]()
+
+#: What initializations are compared with, where the run has a baseline.
+BASELINE: pytest.StashKey[Baseline] = pytest.StashKey()
+
+
+def check_in(
+    item: pytest.Item, model: Any, inputs: Any, *, loss: Any, asked: Mapping[str, Any], name: str, is_spec: bool = False
+) -> Report:
+    """Check a model for a test or an item, and keep the report for the end of the run."""
+    settings = settings_for(item, asked)
+    reports = item.stash.setdefault(REPORTS, [])
+    baseline = item.config.stash.get(BASELINE, None)
+    then = None
+    if baseline is not None:
+        from .baselines import key_of
+
+        then = partial(baseline.judge, key_of(item.nodeid, len(reports)), settings=settings)
+    with shown_in(item.config, name):
+        report = run_check(
+            item.ihook, model, inputs, loss=loss, settings=settings, name=name, is_spec=is_spec, then=then
+        )
+    reports.append(report)
+    return report
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCase:
+    """What :func:`model_case` was told about a factory.
+
+    Attributes:
+        factory: the function or class itself.
+        inputs: as ``check_init`` accepts them.
+        loss: as ``check_init`` accepts it.
+        settings: settings by name, as given.
+    """
+
+    factory: Callable[..., Any]
+    inputs: Any = None
+    loss: Any = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+def model_case(inputs: Any = None, *, loss: Any = None, **settings: Any) -> Callable[[F], F]:
+    """Mark a model class or factory of a test module to be checked by ``pytest --initcheck``.
+
+    The factory itself is returned unchanged, so it can still be called::
+
+        @model_case("2x3x32x32", ignore=["dead-units:head.*"])
+        def resnet():
+            return ResNet(depth=18)
+
+    Args:
+        inputs: example inputs as ``check_init`` accepts them; inferred if not given.
+        loss: loss as ``check_init`` accepts it.
+        **settings: the settings of ``check_init``.
+
+    Raises:
+        SettingsError: a setting is unknown, a value or the shape string cannot be used, or the factory takes arguments.
+            While pytest collects, this ends the run.
+    """
+    try:
+        Settings.of(settings)
+        if isinstance(inputs, str):
+            parse_shapes(inputs)
+    except SettingsError as e:
+        raise SettingsError(f"model_case: {e}") from None
+
+    def mark(factory: F) -> F:
+        name = getattr(factory, "__name__", "the factory")
+        if not callable(factory):
+            raise SettingsError(f"model_case must decorate a factory or a model class (got {type(factory).__name__})")
+        try:
+            inspect.signature(factory).bind()
+        except TypeError as e:
+            raise SettingsError(f"model_case: {name} must be callable without arguments ({e}): wrap it") from None
+        factory.__initcheck_case__ = ModelCase(factory, inputs, loss, dict(settings))  # type: ignore[attr-defined]
+        return factory
+
+    return mark
+
+
+def case_of(value: object) -> ModelCase | None:
+    """Return what :func:`model_case` said about this very object (not about a base class or a wrapped function)."""
+    case = getattr(value, "__dict__", {}).get("__initcheck_case__")
+    return case if isinstance(case, ModelCase) and case.factory is value else None
+
+
+class ModelItem(pytest.Item):
+    """One model to check. It passes if the model is healthy; what fails is reported by its diagnosis alone."""
+
+    def __init__(
+        self,
+        *,
+        subject: str,
+        model: Callable[[], Any],
+        inputs: Any,
+        loss: Any,
+        asked: Mapping[str, Any],
+        where: tuple[os.PathLike[str] | str, int | None],
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.subject = subject
+        self._model = model
+        self._inputs = inputs
+        self._loss = loss
+        self._asked = asked
+        self._where = where
+        self.add_marker("initcheck")
+
+    def check_rules(self) -> None:
+        """Raise :class:`SettingsError` if its settings name an unknown rule."""
+        check_rule_names(self._asked, {name: name for name in BY_NAME}, self.ihook)
+
+    def runtest(self) -> None:
+        """Probe the model and raise :class:`UnhealthyInit` if it is unhealthy."""
+        model = self._model()
+        name = self.subject
+        report = check_in(self, model, self._inputs, loss=self._loss, asked=self._asked, name=name, is_spec=True)
+        if self.config.stash[CONFIGURATION].junit:
+            self.user_properties += [
+                ("initcheck_ok", str(report.ok).lower()),
+                *(("initcheck_finding", str(finding)) for finding in report.findings),
+            ]
+        if not report.ok:
+            raise UnhealthyInit("unhealthy", report=report)
+
+    def repr_failure(
+        self, excinfo: pytest.ExceptionInfo[BaseException], style: TracebackStyle | None = None
+    ) -> str | TerminalRepr:
+        """Return the rendered report, or the one sentence of an error of ours; anything else keeps its traceback.
+
+        The first line is what pytest's short summary shows, behind the node id and cut at the terminal's width: it
+        does not repeat the model's name.
+        """
+        error = excinfo.value
+        verbosity = max(0, self.config.get_verbosity("initcheck"))
+        if isinstance(error, UnhealthyInit) and error.report is not None:
+            from ..render import drawable, terminal
+
+            # pytest writes the text at once, and as one line of escapes if a single character does not fit. Its own
+            # capturing stands in sys.stdout.
+            ascii = not drawable(getattr(sys.__stdout__, "encoding", None))
+            text = terminal(error.report, verbose=verbosity, width=_width(self.config), ascii=ascii)
+            return text.removeprefix(f"{self.subject}: ")
+        if isinstance(error, InitcheckError):
+            sentence = str(error).removeprefix(f"{self.subject}: ")
+            if debugging(self, self._asked):
+                excinfo.traceback = excinfo.traceback.cut(path=__file__)  # without pytest's own
+                return f"{sentence}\n\n{excinfo.getrepr(style='long')}"
+            if verbosity and error.__cause__:
+                return f"{sentence}\n\n{pytest.ExceptionInfo.from_exception(error.__cause__).getrepr(style='short')}"
+            return sentence
+        return super().repr_failure(excinfo, style)
+
+    def reportinfo(self) -> tuple[os.PathLike[str] | str, int | None, str]:
+        """Where the model is written down, and the title of its failure."""
+        return (*self._where, f"initcheck {self.subject}")
+
+
+def target_item(session: pytest.Session, target: Target, root: Path) -> ModelItem:
+    """Return the item of a configured model; nothing of the model is imported before it runs."""
+
+    def model() -> Any:
+        from ..models.targets import load
+
+        return load(target, root=root)
+
+    where = (session.config.inipath or session.config.rootpath, None)
+    return ModelItem.from_parent(
+        session,
+        name=target.id,
+        nodeid=f"initcheck::{target.id}",
+        subject=target.spec,
+        model=model,
+        inputs=target.inputs,
+        loss=None,
+        asked=target.settings,
+        where=where,
+    )
+
+
+def case_item(collector: pytest.Module | pytest.Class, name: str, case: ModelCase) -> ModelItem:
+    """Return the item of a factory in a test module."""
+    file = collector.path
+    subject = f"{_relative(file, collector.config.rootpath)}:{name}"
+    item = ModelItem.from_parent(
+        collector,
+        name=name,
+        subject=subject,
+        model=lambda: case.factory,
+        inputs=case.inputs,
+        loss=case.loss,
+        asked=case.settings,
+        where=(file, _line(case.factory)),
+    )
+    for mark in getattr(case.factory, "pytestmark", ()):  # @pytest.mark.slow above or below @model_case
+        item.own_markers.append(mark)
+        item.keywords[mark.name] = mark
+    return item
+
+
+def cause_of_theirs(error: BaseException) -> BaseException | None:
+    """Return the cause of an error of ours if it arose in the user's code, with its traceback from there on."""
+    cause = error.__cause__
+    if cause is None:
+        return None
+    last = None
+    frames = cause.__traceback__
+    first = None
+    while frames is not None:
+        home = _home(frames.tb_frame.f_code.co_filename)
+        if home is not None:
+            last = home
+            first = first or (frames if home == "theirs" else None)
+        frames = frames.tb_next
+    return cause.with_traceback(first) if last == "theirs" else None
+
+
+def _home(file: str) -> str | None:
+    """Whose code a file is: ``"ours"``, ``"theirs"``, ``None`` for what both run through (torch, the standard library)."""
+    path = Path(file)
+    if Path(__file__).parent in path.parents:
+        return "ours"
+    torch = getattr(sys.modules.get("torch"), "__file__", None)
+    installed = {"site-packages", "dist-packages"} & set(path.parts)
+    through = Path(torch).parent in path.parents if torch else False
+    through |= Path(inspect.__file__).parent in path.parents and not installed
+    return None if through or file.startswith("<") else "theirs"
+
+
+def _relative(path: Path, root: Path) -> str:
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
+
+
+def _line(factory: Callable[..., Any]) -> int | None:
+    """Line of the definition, counted from zero as pytest does."""
+    try:
+        return inspect.getsourcelines(factory)[1] - 1
+    except (OSError, TypeError):
+        return None
+
+
+def _width(config: pytest.Config) -> int:
+    """Columns to render for; workers of xdist have no terminal."""
+    reporter: Any = config.pluginmanager.get_plugin("terminalreporter")
+    return min(120, max(80, reporter._tw.fullwidth)) if reporter is not None else 80

@@ -1,0 +1,196 @@
+"""Leave no trace: everything that running a model may change, put back bit for bit."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
+
+from .memory import Kept, kept
+from .surroundings import Surroundings
+from .switches import switches_kept, uninterrupted
+
+
+def untouched(model: nn.Module, *, tensors: Iterable[Tensor] = (), also: Iterable[Any] = ()) -> Guard:
+    """Return a context in which ``model`` may be run, stepped and broken; on exit everything is as it was.
+
+    Covered: parameters (identity, values, ``requires_grad``, ``.grad``), buffers and every tensor that the model holds, with
+    the memory behind them; every attribute and every hook of every submodule, ``training``; generators (torch on every
+    device used, numpy, Python, and those held by modules and closures); what
+    :class:`~pytest_initcheck.probing.surroundings.Surroundings` can reach; torch's global switches; and ``tensors`` (values,
+    ``requires_grad``, ``.grad``).
+
+    Args:
+        model: the module; wrappers count with what they wrap.
+        tensors: input tensors, whose values a model with in-place operations may overwrite.
+        also: what else a pass can change: inputs with the containers they are in, a loss.
+    """
+    return Guard(model, tensors, also)
+
+
+class Guard:
+    """See :func:`untouched`; :meth:`mark` and :meth:`rewind` give every pass in between the same start.
+
+    Attributes:
+        holds_graph: whether the model or an input holds a tensor with a graph behind it, which a backward pass must leave
+            to its owner.
+    """
+
+    def __init__(self, model: nn.Module, tensors: Iterable[Tensor] = (), also: Iterable[Any] = ()) -> None:
+        self._models = [model]
+        self._tensors = list(tensors)
+        self._also = list(also)
+        self._exit = contextlib.ExitStack()
+        self._mark: _Snapshot | None = None
+        self._parameters: dict[int, Kept] = {}
+        self._blocks: dict[int, Any] = {}
+        self._backed_up = False
+        self.holds_graph = False
+
+    def __enter__(self) -> Guard:
+        with self._exit:
+            # Undone in reverse order, each step whatever became of the others.
+            self._exit.callback(switches_kept())
+            for tensor in self._tensors:
+                self._exit.callback(_leaf(tensor))
+            self._shelter(self._models[0])
+            self._exit.callback(torch.set_grad_enabled, torch.is_grad_enabled())
+            self._exit = self._exit.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._mark = None
+        try:
+            with uninterrupted():
+                self._exit.close()
+        finally:
+            self._exit.close()  # an interruption before the line above took hold
+            self._parameters.clear()
+
+    def adopt(self, model: nn.Module) -> None:
+        """Guard a further module: the copy that is probed in place of a model that cannot be."""
+        self._models.append(model)
+        self._shelter(model)
+
+    def _shelter(self, model: nn.Module) -> None:
+        for module in model.modules():
+            # Weights that a forward pass is known to write to: averages of other weights, tables with a largest norm.
+            written = getattr(module, "max_norm", None) is not None
+            for parameter in module.parameters(recurse=False):
+                if isinstance(parameter, UninitializedParameter) or id(parameter) in self._parameters:
+                    continue
+                self._parameters[id(parameter)] = one = Kept(parameter, self._blocks)
+                self._exit.callback(_leaf(parameter))
+                parameter.grad = None
+                if self._backed_up or written or not parameter.requires_grad:
+                    one.back_up()
+        self._exit.callback(self.restore_parameters)
+        snapshot = self._snapshot([model])
+        self.holds_graph = self.holds_graph or snapshot.holds_graph
+        self._exit.callback(snapshot.restore)
+
+    def _snapshot(self, models: list[nn.Module]) -> _Snapshot:
+        weights = [one.key for one in self._parameters.values()]
+        return _Snapshot([*models, *self._also], self._tensors, apart_from=weights)
+
+    def backup_parameters(self) -> None:
+        """Copy all parameters, before they are written to: their values then go back on exit, too.
+
+        Called before the first pass, it also covers models whose forward pass writes to trained weights in place.
+        """
+        self._backed_up = True
+        for one in self._parameters.values():
+            one.back_up()
+
+    def restore_parameters(self) -> None:
+        """Put the values of the parameters that were copied back to what they were then."""
+        with torch.no_grad(), uninterrupted():
+            for one in self._parameters.values():
+                one.restore()
+        torch.clear_autocast_cache()
+
+    def mark(self) -> None:
+        """Let :meth:`rewind` return to here."""
+        self._mark = self._snapshot(self._models)
+
+    def rewind(self) -> None:
+        """Put generators, buffers, attributes and inputs back to the mark, so that the next pass starts like the last.
+
+        Trained parameters keep the values they have now; frozen ones that a forward pass wrote to (the averages of a
+        momentum encoder) go back as well.
+
+        Raises:
+            RuntimeError: no mark was set, or the context is over.
+        """
+        if self._mark is None:
+            raise RuntimeError("rewind() needs a mark; call mark() inside the guard's with-block first")
+        self._mark.restore()
+        with torch.no_grad():
+            for one in self._parameters.values():
+                if one.tensor.requires_grad != one.trained:
+                    one.tensor.requires_grad_(one.trained)
+                if not one.trained and one.written:
+                    one.restore()
+        torch.clear_autocast_cache()  # it would hand the next pass the weights as they were cast for this one
+
+
+class _Snapshot:
+    """Generators, tensors and attributes at one moment.
+
+    Every attribute of every submodule is bound to the same object again, and containers among them are refilled:
+    buffers, hooks, submodules and ``training`` are attributes, too. Tensors get their memory back.
+
+    Args:
+        roots: modules, and whatever else can be reached.
+        tensors: inputs.
+        apart_from: memory of parameters, which is put back on its own.
+    """
+
+    def __init__(self, roots: Iterable[Any], tensors: Iterable[Tensor], *, apart_from: Iterable[int | None]) -> None:
+        self._surroundings = Surroundings(roots)
+        held = {id(t): t for t in (*tensors, *self._surroundings.tensors) if holds_memory(t)}
+        self.holds_graph = any(t.grad_fn is not None for t in held.values())
+        self._tensors = kept(held.values(), apart_from=[key for key in apart_from if key is not None])
+
+    def restore(self) -> None:
+        with uninterrupted():
+            self._surroundings.restore()
+            with torch.no_grad():
+                for one in self._tensors:
+                    one.restore(compare=True)
+
+
+def holds_memory(value: Any) -> bool:
+    """Whether ``value`` is a tensor whose memory can be copied."""
+    return isinstance(value, Tensor) and not isinstance(value, UninitializedBuffer) and not value.is_meta
+
+
+def has_lazy(model: nn.Module) -> bool:
+    """Return whether any parameter or buffer of ``model`` waits for its first input to get a shape."""
+    lazy = UninitializedParameter | UninitializedBuffer
+    return any(
+        isinstance(t, lazy)
+        for module in model.modules()
+        for t in (*module._parameters.values(), *module._buffers.values())
+    )
+
+
+def _leaf(tensor: Tensor) -> Callable[[], None]:
+    """``.grad`` (the object) and ``requires_grad`` of a leaf."""
+    grad, wanted = (tensor.grad if tensor.is_leaf else None), tensor.requires_grad
+
+    def undo() -> None:
+        if tensor.is_leaf:
+            if tensor.requires_grad != wanted:
+                tensor.requires_grad_(wanted)
+            if tensor.grad is not grad:
+                tensor.grad = grad
+
+    return undo

@@ -1,0 +1,437 @@
+"""One forward and one backward pass, made to measure: model + call -> Trace."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import gc
+import random
+import sys
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import ProbeError
+from ..phases import doing
+from ..records import Histogram, Trace
+from ..words import first_line
+from .call import Call
+from .graph import Graph
+from .guard import Guard, has_lazy
+from .layers import Watch
+from .memory import holds_values
+from .modules import sample_dim, tensors
+from .operands import Use
+from .statistics import own_seed
+from .switches import switches_kept
+from .tracing import read_graph, trace_of
+
+__all__ = ["Probed", "centred", "float_outputs", "named_trainable", "run_probe", "sample_dim"]
+
+Loss = Callable[[Any], Tensor]
+
+
+class OutputChanged(ProbeError):
+    """A further pass returned something that cannot be compared with what the first one returned."""
+
+
+@dataclass
+class Probed:
+    """What one probe found, with the tensors that the response test goes on with.
+
+    Attributes:
+        trace: everything measured.
+        outputs: detached copies of every floating output that had a graph, in order; complex ones as pairs of reals.
+        primary: index of the first output that is not a scalar, 0 if all are.
+        gradients: gradient by name of trainable parameter (tied ones once); ``None`` where none arrived.
+        cotangents: what was pulled back, one for each output (with a loss: its gradient).
+        rerun: one more forward pass from the same start; returns the same outputs, under the caller's grad mode.
+        rerun_raw: the same, returning the model's output as it is; other ``args`` and ``kwargs`` may be given.
+        select: picks the tensors of ``outputs`` out of such a raw output.
+        call: how the model was called.
+        model: the module that ran: the model, what it wraps, or a copy of a lazy one.
+        batch: number of samples.
+        uses: how each parameter is used, by name.
+        inputs: the tensors of the call as they were, whatever the last pass did to them.
+        holds_graph: whether a backward pass runs through a graph that is not of this pass, and must leave it to its owner.
+    """
+
+    trace: Trace
+    outputs: list[Tensor]
+    primary: int
+    gradients: dict[str, Tensor | None]
+    cotangents: list[Tensor]
+    rerun: Callable[[], list[Tensor]]
+    rerun_raw: Callable[..., Any]
+    select: Callable[[Any], list[Tensor]]
+    call: Call
+    model: nn.Module
+    batch: int | None = None
+    uses: Mapping[str, Use] = field(default_factory=dict)
+    holds_graph: bool = False
+    inputs: Callable[[], tuple[Tensor, ...]] = tuple
+
+
+def run_probe(
+    model: nn.Module,
+    call: Call,
+    *,
+    guard: Guard,
+    loss: Loss | None = None,
+    seed: int = 0,
+    mode: str = "train",
+) -> Probed:
+    """Run ``model`` forward and backward once and return what was measured.
+
+    Args:
+        model: the module that ``guard`` guards.
+        call: how to call it.
+        guard: an entered :func:`~pytest_initcheck.probing.guard.untouched` context around ``model``.
+        loss: from the model's output to a scalar, whose gradient is then the backward signal; without one it is a fixed
+            random cotangent, centred over the samples.
+        seed: seed of the random cotangent and of what the model draws.
+        mode: ``"train"``, ``"eval"`` or ``"as-is"``.
+
+    Raises:
+        ProbeError: the model could not be run, or nothing it returned depends on a parameter that is trained.
+    """
+    seconds: dict[str, float] = {}
+    started = time.perf_counter()
+    doing("forward")
+    subject, unseen = _subject(model, call, guard)
+    if mode != "as-is":
+        subject.train(mode == "train")
+    _seed(seed)
+    guard.mark()
+    watch = Watch(subject, call.batch)
+
+    def run(args: tuple[Any, ...] | None = None, kwargs: dict[str, Any] | None = None) -> Any:
+        switches, graded = switches_kept(), torch.is_grad_enabled()
+        try:
+            with _eager():
+                return subject(*(call.args if args is None else args), **(call.kwargs if kwargs is None else kwargs))
+        finally:
+            torch.set_grad_enabled(graded)
+            switches()
+
+    # A full collection walks every object that torch made and costs more than all statistics; this pass makes little
+    # garbage, and none that only a collection frees unless the model makes it in any case.
+    if collecting := gc.isenabled():
+        gc.disable()
+    try:
+        with torch.inference_mode(False), torch.enable_grad():
+            try:
+                with watch:
+                    raw = run()
+            except Exception as error:
+                raise _failed("forward", subject, watch, error) from error
+            seconds["forward"] = time.perf_counter() - started
+            started = time.perf_counter()
+            watch.finish(raw)
+            kept, heads = _heads(raw)
+            if not heads:
+                raise ProbeError(_nothing_to_pull(subject, raw))
+            # Before the backward pass, in which a function may free what it returned.
+            outputs = [h.detach().clone() for h in heads]
+            loss_value = _loss_of(loss, raw)
+            graph = Graph(heads if loss_value is None else [*heads, loss_value], watch.made)
+            seen = read_graph(subject, watch, graph)
+            seconds["graph"] = time.perf_counter() - started
+            doing("backward")
+            started = time.perf_counter()
+            half = any(e.dtype is torch.float16 for e in watch.entries) or any(h.dtype is torch.float16 for h in heads)
+            scale = float(max(h.numel() for h in heads)) if half else 1.0
+            trainable = named_trainable(subject)
+            try:
+                slopes, cotangents = _backward(
+                    heads, loss_value, trainable, call.batch, seed, scale, graph, keep=guard.holds_graph
+                )
+            except Exception as error:
+                raise _failed("backward", subject, watch, error) from error
+        seconds["backward"] = time.perf_counter() - started
+        started = time.perf_counter()
+        doing("reading")
+        trace = trace_of(subject, call, watch, slopes, outputs, seen, scale)
+        seconds["read"] = time.perf_counter() - started
+    finally:
+        watch.close()
+        if collecting:
+            gc.enable()
+
+    def select(output: Any) -> list[Tensor]:
+        every = float_outputs(output)
+        if len(every) <= kept[-1] or any(every[i].dim() != o.dim() for i, o in zip(kept, outputs, strict=True)):
+            raise OutputChanged(
+                f"{type(subject).__name__} returns tensors of other shapes when its weights change a little"
+            )
+        return [every[i] for i in kept]
+
+    differentiates = False  # whether the forward pass takes gradients itself, and needs a graph for it
+
+    def rerun_raw(args: tuple[Any, ...] | None = None, kwargs: dict[str, Any] | None = None) -> Any:
+        nonlocal differentiates
+        guard.rewind()
+        try:
+            if not differentiates and not torch.is_grad_enabled():
+                try:
+                    return run(args, kwargs)
+                except RuntimeError:
+                    guard.rewind()
+                    with torch.enable_grad():
+                        output = run(args, kwargs)
+                    differentiates = True
+                    return output
+            with torch.enable_grad() if differentiates else contextlib.nullcontext():
+                return run(args, kwargs)
+        except Exception as error:
+            message = first_line(error)
+            raise ProbeError(
+                f"{type(subject).__name__} ran once, but raised {type(error).__name__} when run again with its weights "
+                f"or inputs changed a little: {message}"
+            ) from error
+
+    def inputs() -> tuple[Tensor, ...]:
+        guard.rewind()
+        return call.tensors
+
+    primary = next((i for i, o in enumerate(outputs) if o.dim() > 0 and o.numel() > 1), 0)
+    trace = replace(
+        trace,
+        loss=None if loss_value is None else float(loss_value.detach()),
+        mode=mode,
+        seed=seed,
+        unseen=(*unseen, *watch.unseen, *trace.unseen),
+        seconds=seconds,
+    )
+    return Probed(
+        holds_graph=guard.holds_graph,
+        inputs=inputs,
+        trace=trace,
+        outputs=outputs,
+        primary=primary,
+        gradients=slopes,
+        cotangents=cotangents,
+        rerun=lambda: select(rerun_raw()),
+        rerun_raw=rerun_raw,
+        select=select,
+        call=call,
+        model=subject,
+        batch=call.batch,
+        uses=seen.uses,
+    )
+
+
+def histograms(
+    model: nn.Module, call: Call, names: Collection[str], *, guard: Guard, seed: int = 0, mode: str = "train"
+) -> dict[str, Histogram]:
+    """Run ``model`` forward as :func:`run_probe` does, and return how the outputs of some layers are spread, by name.
+
+    Args:
+        model, call, guard, seed, mode: as :func:`run_probe`.
+        names: of the layers.
+
+    Raises:
+        ProbeError: the model could not be run.
+    """
+    subject, _ = _subject(model, call, guard)
+    if mode != "as-is":
+        subject.train(mode == "train")
+    _seed(seed)
+    guard.mark()
+    watch = Watch(subject, call.batch, spread=names)
+    try:
+        # With gradients, or modules in eval mode would take other paths than in the probe.
+        with torch.inference_mode(False), torch.enable_grad(), watch, _eager():
+            subject(*call.args, **call.kwargs)
+    except Exception as error:
+        raise _failed("forward", subject, watch, error) from error
+    finally:
+        watch.close()
+    return watch.histograms
+
+
+def float_outputs(output: Any) -> list[Tensor]:
+    """Return every floating tensor in ``output``, in order, each object once; complex ones as pairs of reals."""
+    seen: set[int] = set()
+    found: list[Tensor] = []
+    for tensor in tensors(output):
+        if id(tensor) in seen or tensor.numel() == 0 or not holds_values(tensor):
+            continue
+        seen.add(id(tensor))
+        if tensor.is_complex():
+            found.append(torch.view_as_real(tensor.resolve_conj()))
+        elif tensor.is_floating_point():
+            found.append(tensor)
+    return found
+
+
+def gradients(
+    roots: Sequence[Tensor], leaves: Sequence[Tensor], signals: Sequence[Tensor] | None, *, retain_graph: bool
+) -> list[Tensor | None]:
+    """Return ``torch.autograd.grad`` of ``leaves``, sparse ones as dense; ``None`` for those not reached, or frozen by the pass."""
+    trained = [leaf for leaf in leaves if leaf.requires_grad]
+    if not trained:
+        return [None] * len(leaves)
+    found = iter(torch.autograd.grad(roots, trained, signals, allow_unused=True, retain_graph=retain_graph))
+    every = [next(found) if leaf.requires_grad else None for leaf in leaves]
+    return [g if g is None or g.layout is torch.strided else g.to_dense() for g in every]
+
+
+def named_trainable(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the parameters that are trained by name, tied ones once."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def centred(tensor: Tensor, batch: int | None) -> Tensor:
+    """Return ``tensor`` minus its mean over the samples; unchanged where it has fewer than two."""
+    dim = sample_dim(tensor, batch)
+    if dim is None or tensor.shape[dim] < 2:
+        return tensor
+    return tensor - tensor.mean(dim, keepdim=True)
+
+
+# -- before
+
+
+def _subject(model: nn.Module, call: Call, guard: Guard) -> tuple[nn.Module, list[str]]:
+    """The module to run, and in words where that is not ``model`` itself."""
+    unseen: list[str] = []
+    while True:
+        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            unseen.append(f"{type(model).__name__}: the module it wraps was probed, on one device")
+            model = model.module
+        elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
+            unseen.append("torch.compile: the module as written was probed, not the compiled one")
+            model = inner
+        else:
+            break
+    if any(hasattr(m, "_orig_mod") or getattr(m, "_compiled_call_impl", None) is not None for m in model.modules()):
+        unseen.append("torch.compile: compiled parts ran as they are written, not as they are compiled")
+    if has_lazy(model):
+        unseen.append("lazy modules: a copy, given its shapes by one forward pass, was probed; the model is still lazy")
+        try:
+            model = copy.deepcopy(model)
+            with torch.no_grad(), _eager():
+                model(*call.args, **call.kwargs)
+        except Exception as error:
+            raise ProbeError(f"a copy of {type(model).__name__} could not be given its shapes: {error}") from error
+        guard.adopt(model)
+    return model, unseen
+
+
+@contextlib.contextmanager
+def _eager() -> Iterator[None]:
+    """Run functions that were compiled with torch.compile as they are written: hooks do not see inside the others."""
+    if "torch._dynamo" not in sys.modules:
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield
+
+
+def _seed(seed: int) -> None:
+    torch.manual_seed(seed)
+    random.seed(seed)
+    if (numpy := sys.modules.get("numpy")) is not None:
+        numpy.random.seed(seed % 2**32)
+
+
+# -- the passes
+
+
+def _failed(phase: str, model: nn.Module, watch: Watch, error: Exception) -> ProbeError:
+    layer = watch.innermost if phase == "forward" else None
+    where = f" at layer {layer}" if layer else ""
+    message = first_line(error)
+    told = f"{phase} of {type(model).__name__} raised {type(error).__name__}{where}"
+    return ProbeError(f"{told}: {message}", layer=layer, short=told)
+
+
+def _heads(raw: Any) -> tuple[list[int], list[Tensor]]:
+    every = float_outputs(raw)
+    kept = [i for i, t in enumerate(every) if t.requires_grad]
+    return kept, [every[i] for i in kept]
+
+
+def _nothing_to_pull(model: nn.Module, raw: Any) -> str:
+    name = type(model).__name__
+    if not any(True for _ in model.parameters()):
+        return f"{name} has no parameters, so it has no initialization to check"
+    every = float_outputs(raw)
+    if not every:
+        return f"{name} returned no floating-point tensor (but {type(raw).__name__}), so nothing can be pulled back"
+    if not named_trainable(model):
+        return f"no parameter of {name} requires a gradient, so there is nothing to train; set requires_grad on some"
+    return (
+        f"no output of {name} depends on its parameters through the autograd graph; "
+        "it may run under no_grad or detach its output"
+    )
+
+
+def _loss_of(loss: Loss | None, raw: Any) -> Tensor | None:
+    if loss is None:
+        return None
+    try:
+        value = loss(raw)
+    except Exception as error:
+        raise ProbeError(f"the loss raised {type(error).__name__}: {error}") from error
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        got = f"shape {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise ProbeError(f"the loss must return one scalar tensor (got {got}); reduce it with .mean()")
+    if not value.requires_grad:
+        raise ProbeError("the loss does not depend on the output through the autograd graph, so it has no gradient")
+    return value
+
+
+def _cotangent(head: Tensor, batch: int | None, generator: torch.Generator, scale: float) -> Tensor:
+    if head.numel() == 1:
+        return torch.full_like(head, scale)
+    direction = centred(torch.randn(head.shape, generator=generator, device="cpu"), batch)
+    size = float(direction.square().mean().sqrt()) or 1.0
+    return direction.mul_(scale / (size * head.numel())).to(device=head.device, dtype=head.dtype)
+
+
+def _backward(
+    heads: list[Tensor],
+    loss: Tensor | None,
+    trainable: dict[str, nn.Parameter],
+    batch: int | None,
+    seed: int,
+    scale: float,
+    graph: Graph,
+    *,
+    keep: bool,
+) -> tuple[dict[str, Tensor | None], list[Tensor]]:
+    leaves: list[Tensor] = list(trainable.values())
+    cotangents: list[Tensor] = []
+    if loss is None:
+        generator = torch.Generator().manual_seed(own_seed(seed))
+        cotangents = [_cotangent(h, batch, generator, scale) for h in heads]
+        # Copies: a function of the user's may write to the gradient that it is given, or free it.
+        roots, signals = heads, [c.clone() for c in cotangents]
+    else:
+        roots, signals = [loss], [torch.full_like(loss, scale)]
+    if loss is not None:
+        leaves = leaves + heads
+    if "CheckpointFunctionBackward" in graph.opaque():
+        # A reentrant checkpoint runs a backward of its own and refuses autograd.grad; the guard has set .grad aside.
+        for head in heads if loss is not None else ():
+            head.retain_grad()
+        torch.autograd.backward(roots, signals, retain_graph=keep)
+        every: list[Tensor | None] = [leaf.grad for leaf in leaves]
+        for leaf in leaves:
+            leaf.grad = None
+    else:
+        every = gradients(roots, leaves, signals, retain_graph=keep)
+    if loss is not None:
+        cotangents = [
+            torch.zeros_like(h) if g is None else g for h, g in zip(heads, every[len(trainable) :], strict=True)
+        ]
+    if scale != 1.0:
+        every = [None if g is None else g.float() / scale for g in every]
+        cotangents = [c.float() / scale for c in cotangents]
+    return dict(zip(trainable, every, strict=False)), cotangents

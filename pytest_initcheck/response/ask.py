@@ -1,0 +1,264 @@
+"""How the function answers when it is pushed: one step, a disturbed input, a few steps towards targets.
+
+The verdict's backbone. No statistic of a layer enters here: every number is about what the function does, so that a gate
+that looks dead and trains, or a bias that looks ordinary and kills, are both judged by what happens. What decides how hard
+to look, and which of these numbers is a fault, stands in :mod:`~pytest_initcheck.thresholds`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from .. import thresholds
+from ..probing.memory import storage_key
+from ..probing.probe import OutputChanged, centred, gradients
+from ..records import Response
+from .fit import fit, token_ids
+from .perturb import Push, forward, rms
+
+#: What Adam adds to the size of a gradient before it divides by it; a gradient far below moves nothing.
+EPSILON = 1e-8
+#: Mean size of a gradient from which on that is no longer felt.
+LOUD_GRADIENT = 1e3 * EPSILON
+#: Elements that are taken to double precision at a time.
+BLOCK = 1 << 20
+
+
+def ask(push: Push, *, suspicious: bool = False, oversized: bool = True) -> Response:
+    """Return how the function answers, looking harder only where the first, cheap look is not clear.
+
+    Args:
+        push: the model and what the probe saw; its parameters are restored before this returns. ``push.wakes`` is
+            filled: for every parameter whose gradient was exactly zero, whether a step or three bring one.
+        suspicious: whether a scale in the model is off; only then is a step that went astray looked into. (Large healthy
+            networks at tiny batches go astray at these rates, too.)
+        oversized: whether the weights as a whole are larger than theory asks for; only then is it asked whether smaller
+            ones would calm a chaotic network.
+    """
+    start = push.outputs[push.primary]
+    if not bool(torch.isfinite(start).all()):
+        return Response()
+    size, varying, unit = rms(start), rms(centred(start, push.batch)), natural_unit(start)
+    smaller = residual = fit_steps = token_fit = None
+    sensitivity = _sensitivity(push, start)
+    if oversized and sensitivity is not None and sensitivity > thresholds.CHAOTIC:
+        smaller = _calmed(push, sensitivity)
+    deaf = sensitivity is not None and sensitivity < thresholds.DEAF
+    movement, predicted, alignment, later = _steps(push, start, unit, deaf=deaf)
+    if start.ndim > 0 and not _calm(size, varying, movement, None if not suspicious else alignment, unit):
+        ids = token_ids(push, start)
+        try:
+            residual, fit_steps = fit(push, start, unit, ids)
+            token_fit = ids is not None
+        except OutputChanged as error:
+            push.unseen = [*push.unseen, f"{error}: whether it can be fitted was not judged"]
+    push.restore()
+    return Response(
+        movement=tuple(m / unit for m in movement),
+        predicted=None if predicted is None else predicted / unit,
+        alignment=alignment,
+        residual=residual,
+        sensitivity=sensitivity,
+        output_rms=size,
+        output_centred_rms=varying,
+        unit=unit,
+        sensitivity_if_smaller=smaller,
+        sensitivity_later=later,
+        fit_steps=fit_steps,
+        token_fit=token_fit,
+    )
+
+
+def natural_unit(output: Tensor) -> float:
+    """Return the scale on which changes of ``output`` are judged: 1, but its own RMS for a softmax over many classes.
+
+    Probabilities over C classes are 1/C on average; that they move by 1e-3/C is not silence.
+    """
+    if output.ndim >= 2 and output.numel() and bool((output >= 0).all()):
+        for dim in (-1, 1):
+            total = output.sum(dim)
+            if output.shape[dim] > 1 and bool(torch.allclose(total, torch.ones_like(total), atol=1e-3)):
+                return rms(output)
+    return 1.0
+
+
+def _correlation(a: Tensor, b: Tensor) -> float:
+    """Cosine of two tensors of one shape, in double precision block by block; 0.0 where one is zero or not finite."""
+    scale = float(a.abs().max()) if a.numel() else 0.0
+    if scale == 0 or not math.isfinite(scale):
+        return 0.0
+    both = left = right = 0.0
+    for x, y in zip(a.flatten().split(BLOCK), b.flatten().split(BLOCK), strict=True):
+        x, y = x.double() / scale, y.double()
+        both += float(torch.dot(x, y))
+        left += float(torch.dot(x, x))
+        right += float(torch.dot(y, y))
+    return both / max(math.sqrt(left * right), 1e-300)
+
+
+def _sensitivity(push: Push, start: Tensor) -> float | None:
+    """Relative change of the output over relative change of the input."""
+    if push.disturbed is None or start.ndim == 0:
+        return None
+    with torch.no_grad():
+        moved = push.disturbed(thresholds.DISTURBANCE)[push.primary]
+    scale = rms(centred(start, push.batch))
+    if scale == 0 or moved.shape != start.shape:
+        return None
+    return rms(centred(moved, push.batch) - centred(start, push.batch)) / scale / thresholds.DISTURBANCE
+
+
+def _calmed(push: Push, sensitivity: float) -> float:
+    """The smallest sensitivity that the same network has with its weights scaled down.
+
+    Chaos that another init would cure is a fault of the init; chaos that survives any scale (a stack of batch norms) is
+    the architecture's, and those train.
+    """
+    best = sensitivity
+    weights = [p for p in push.parameters.values() if p.ndim > 1]
+    with torch.no_grad():
+        for _ in range(5):
+            torch._foreach_mul_([w.data for w in weights], 0.5)
+            start = push.forward()[push.primary]
+            now = _sensitivity(push, start)
+            if now is not None and math.isfinite(now):
+                best = min(best, now)
+            if best < thresholds.CURED * sensitivity:
+                break
+    push.restore()
+    return best
+
+
+def _grad(push: Push, outputs: list[Tensor]) -> list[Tensor | None]:
+    pairs = [common(o, c.to(o.dtype)) for o, c in zip(outputs, push.cotangents, strict=True) if o.requires_grad]
+    if not pairs:
+        return [None] * len(push.parameters)
+    signals = [c.clone() for _, c in pairs]  # a function of the user's may write to what it is given
+    return gradients([o for o, _ in pairs], list(push.parameters.values()), signals, retain_graph=push.holds_graph)
+
+
+def common(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the part of two tensors that both have: sizes may depend on weights or on randomness (durations, key points).
+
+    Raises:
+        OutputChanged: they have nothing in common.
+    """
+    if one.shape == other.shape:
+        return one, other
+    sizes = [min(a, b) for a, b in zip(one.shape, other.shape, strict=False)]
+    if one.dim() != other.dim() or 0 in sizes:
+        raise OutputChanged(f"an output of shape {list(one.shape)} cannot be compared with one of {list(other.shape)}")
+    part = tuple(slice(size) for size in sizes)
+    return one[part], other[part]
+
+
+def _silent(named: Iterable[tuple[str, Tensor | None]]) -> set[str]:
+    """Names of the parameters whose gradient is exactly zero."""
+    return {n for n, g in named if g is not None and g.numel() and _all_zero(g)}
+
+
+def _all_zero(gradient: Tensor) -> bool:
+    # Nearly always the first unit's gradient tells, and the rest need not be read.
+    first = gradient[0] if gradient.ndim > 1 else gradient
+    return not bool(first.any()) and not bool(gradient.any())
+
+
+def _step(push: Push, gradients: Sequence[Tensor | None]) -> float:
+    """Move every parameter as Adam's first step does, by ``STEP`` along its gradient; return the gradients' L1 norm.
+
+    The gradients are overwritten: a second copy of the parameters would not fit the budget.
+    """
+    present = [(p.data, g) for p, g in zip(push.parameters.values(), gradients, strict=True) if g is not None]
+    if not present:
+        return 0.0
+    slopes = _writable([g for _, g in present])
+    present = [(p, g) for (p, _), g in zip(present, slopes, strict=True)]
+    with torch.no_grad():
+        norms = [float(n) for n in torch._foreach_norm(slopes, 1)]
+        for (parameter, slope), norm in zip(present, norms, strict=True):
+            loud = not norm < LOUD_GRADIENT * slope.numel()
+            step = slope.sgn_() if loud else slope.div_(slope.abs().add_(EPSILON))
+            parameter.add_(step.to(parameter.dtype), alpha=thresholds.STEP)
+    return sum(norms)
+
+
+def _writable(gradients: list[Tensor]) -> list[Tensor]:
+    """The gradients, those copied that share memory: ``a + b`` has one gradient for both, ``p.sum()`` one number for all."""
+    seen: set[int | None] = {None}
+    found: list[Tensor] = []
+    for gradient in gradients:
+        key = storage_key(gradient)
+        shared = key in seen or _expanded(gradient)
+        found.append(gradient.clone(memory_format=torch.contiguous_format) if shared else gradient)
+        seen.add(key)
+    return found
+
+
+def _expanded(tensor: Tensor) -> bool:
+    return any(stride == 0 and size > 1 for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+
+
+def _steps(
+    push: Push, start: Tensor, unit: float, *, deaf: bool
+) -> tuple[list[float], float | None, float | None, float | None]:
+    """Step along the sign of the gradient, again where a gradient was exactly zero, nothing moved, or no input is heard.
+
+    Returns the movement after each step, the first one as the gradient predicts it, its correlation with the direction
+    that was asked for, and, for a ``deaf`` network, the sensitivity after the steps.
+    """
+    slopes: list[Tensor | None] = [push.gradients[name] for name in push.parameters]
+    push.gradients.clear()  # the probe holds the same dict; a second copy of the parameters would not fit the budget
+    silent = _silent(zip(push.parameters, slopes, strict=True))
+    push.wakes = dict.fromkeys(silent, False)
+    direction, origin = push.cotangents[push.primary], centred(start, push.batch)
+    movement: list[float] = []
+    predicted = alignment = None
+    for look in range(thresholds.LOOKS):
+        total = _step(push, slopes)
+        slopes = []
+        more = look + 1 < thresholds.LOOKS
+        outputs = forward(push, graph=more and bool(silent))
+        now = outputs[push.primary].detach()
+        if now.shape == start.shape:
+            change = centred(now, push.batch) - origin
+        else:
+            now, was = common(now, start)
+            change = centred(now, push.batch) - centred(was, push.batch)
+            told = f"the size of the output depends on the weights ({list(start.shape)}): how it moves was judged on what is common"
+            push.unseen = [*push.unseen, told] if told not in push.unseen else push.unseen
+        movement.append(rms(change))
+        if look == 0:
+            predicted, alignment = thresholds.STEP * total, _correlation(*common(change, direction))
+        quiet = movement[-1] < thresholds.SILENT * unit
+        if not more or not math.isfinite(movement[-1]) or not (silent or quiet or deaf):
+            break
+        if not any(o.requires_grad for o in outputs):
+            outputs = forward(push, graph=True)
+        slopes = _grad(push, outputs)
+        del outputs
+        left = _silent((n, g) for n, g in zip(push.parameters, slopes, strict=True) if n in silent)
+        push.wakes.update(dict.fromkeys(silent - left, True))
+        settled = not left or (left == silent and look > 0)
+        silent = left
+        if settled and not quiet and not deaf:
+            break
+    later = None
+    if deaf and math.isfinite(movement[-1]):
+        later = _sensitivity(push, forward(push, graph=False)[push.primary])
+    push.restore()
+    return movement, predicted, alignment, later
+
+
+def _calm(size: float, varying: float, movement: list[float], alignment: float | None, unit: float) -> bool:
+    """Whether the first look is so far from every fault that none needs a second one."""
+    return bool(
+        movement
+        and movement[-1] >= thresholds.SILENT * unit
+        and varying <= thresholds.AMPLE
+        and size <= thresholds.FAR
+        and (alignment is None or abs(alignment) >= thresholds.ASTRAY)
+    )

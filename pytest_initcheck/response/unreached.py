@@ -1,0 +1,143 @@
+"""Why a trainable parameter gets no gradient: its value is used and the graph is cut, or nothing uses it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from types import CodeType, FunctionType, ModuleType
+
+import torch
+from torch import nn
+
+from .ask import common
+from .perturb import Push, rms
+
+#: What hands out its members by position or by a computed name.
+_CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.Sequential, nn.ParameterList, nn.ParameterDict)
+#: The first so many modules are asked one by one whether the output depends on their values; a forward pass each.
+ONE_BY_ONE = 12
+
+
+def unreached_reasons(model: nn.Module, push: Push, unreached: list[str], called: set[str]) -> dict[str, str]:
+    """Return, for every parameter in ``unreached``, why no gradient comes back.
+
+    Args:
+        model: the module that was probed.
+        push: runs it; parameters are restored before this returns.
+        unreached: names of trainable parameters that no path of the graph leads to.
+        called: dotted paths of the modules that ran.
+
+    Returns:
+        ``"blocked"``: the output changes with the value, so the gradient is cut; ``"unmentioned"``: nothing uses it, and no
+        code in the files that define the model mentions it; ``"unused"``: this call does not use it.
+    """
+    reasons = dict.fromkeys(unreached, "unused")
+    if not unreached:
+        return reasons
+    groups: dict[str, list[str]] = {}
+    for name in unreached:
+        groups.setdefault(name.rpartition(".")[0], []).append(name)
+    ran = {owner: names for owner, names in groups.items() if owner in called or not owner}
+    if ran:
+        closed = [n for n, p in push.parameters.items() if n not in reasons and not bool(p.detach().any())]
+        if _moves(push, [n for names in ran.values() for n in names], closed):
+            for names in list(ran.values())[:ONE_BY_ONE]:
+                if len(ran) == 1 or _moves(push, names, closed):
+                    reasons.update(dict.fromkeys(names, "blocked"))
+    for name in _fed_from_inside(push, [n for n, r in reasons.items() if r == "blocked"]):
+        del reasons[name]
+    code = _Mentions()
+    for name in list(reasons):
+        if reasons[name] == "unused" and name.rpartition(".")[0] not in called and not code.mentioned(model, name):
+            reasons[name] = "unmentioned"
+    return reasons
+
+
+def _moves(push: Push, names: list[str], closed: list[str]) -> bool:
+    """Whether the outputs change when these parameters do, once what is zero (``closed``) is a little open.
+
+    Behind a gate that is shut, nothing changes the output.
+    """
+    generator = torch.Generator().manual_seed(push.seed + 3)
+    with torch.no_grad():
+        for name in closed:
+            _disturb(push.parameters[name], 1e-2, generator)
+        before = push.forward() if closed else push.outputs
+        for name in names:
+            _disturb(push.parameters[name], max(rms(push.parameters[name]), 1e-2), generator)
+        after = push.forward()
+    push.restore()
+    pairs = zip(before, after, strict=False)
+    return any(one.shape != other.shape or rms(other - one) > 1e-5 * rms(one) for one, other in pairs)
+
+
+def _disturb(parameter: torch.Tensor, size: float, generator: torch.Generator) -> None:
+    noise = torch.randn(parameter.shape, generator=generator).to(parameter.device)
+    parameter.data.add_((noise * size).to(parameter.dtype))
+
+
+def _fed_from_inside(push: Push, names: list[str]) -> list[str]:
+    """Names of parameters that a real backward pass gives a gradient to, although no path of the graph leads to them.
+
+    Custom functions (reversible layers, reentrant checkpoints) run a backward pass of their own inside.
+    """
+    if not names:
+        return []
+    with torch.enable_grad():
+        outputs = push.forward()
+        pairs = [common(o, c.to(o.dtype)) for o, c in zip(outputs, push.cotangents, strict=True) if o.requires_grad]
+        torch.autograd.backward([o for o, _ in pairs], [c.clone() for _, c in pairs], retain_graph=push.holds_graph)
+    fed = [n for n in names if push.parameters[n].grad is not None]
+    for parameter in push.parameters.values():
+        parameter.grad = None
+    return fed
+
+
+class _Mentions:
+    """Names that the code behind a model's classes mentions, file by file."""
+
+    def __init__(self) -> None:
+        self._by_file: dict[str, set[str]] = {}
+
+    def mentioned(self, model: nn.Module, name: str) -> bool:
+        """Whether every attribute on the way to ``name`` is mentioned by the file of a class that owns it."""
+        owner: object = model
+        for part in name.split("."):
+            looked_up = part.isdigit() or isinstance(owner, _CONTAINERS)
+            classes = [cls for cls in type(owner).__mro__ if cls is not nn.Module]
+            if not looked_up and not any(part in self._names(cls.__module__) for cls in classes):
+                return False
+            owner = getattr(owner, part, None)
+            if owner is None:
+                return True
+        return True
+
+    def _names(self, module: str) -> set[str]:
+        if module not in self._by_file:
+            found: set[str] = set()
+            for code in _functions(sys.modules.get(module)):
+                found |= set(_names_in(code))
+            self._by_file[module] = found
+        return self._by_file[module]
+
+
+def _functions(module: ModuleType | None) -> Iterator[CodeType]:
+    """Code of the functions and methods that a file defines, constructors left out: what only they mention is not used."""
+    for value in list(vars(module).values()) if module is not None else ():
+        if isinstance(value, FunctionType):
+            yield value.__code__
+        elif isinstance(value, type) and value is not nn.Module:
+            for name, member in list(vars(value).items()):
+                member = getattr(member, "fget", None) or getattr(member, "__func__", member)
+                code = getattr(getattr(member, "__wrapped__", member), "__code__", None)
+                if name != "__init__" and isinstance(code, CodeType):
+                    yield code
+
+
+def _names_in(code: CodeType) -> Iterator[str]:
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, str):
+            yield constant
+        elif isinstance(constant, CodeType):
+            yield from _names_in(constant)

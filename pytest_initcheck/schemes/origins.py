@@ -1,0 +1,43 @@
+"""What each parameter of a probed model was drawn from, in words, at little cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import nn
+
+from ..probing.operands import Use
+from ..records import ParameterRecord
+from .distributions import name_distribution
+
+#: Values and rows that are looked at: a millisecond for a weight of any size, and what is named is still named right.
+VALUES, ROWS = 1 << 12, 16
+
+
+def drawn_from(model: nn.Module, uses: Mapping[str, Use], records: Mapping[str, ParameterRecord]) -> dict[str, str]:
+    """Return name of parameter -> the distribution it was drawn from, ``""`` where its values cannot be read.
+
+    Args:
+        model: the module that was probed, with the values that it started with.
+        uses: how each parameter is used, by name.
+        records: what was measured of each, by name.
+    """
+    found = {}
+    for name, parameter in model.named_parameters():
+        record, use = records[name], uses.get(name, Use("other"))
+        if record.value is None or not record.value.finite or not record.value.count:
+            found[name] = ""
+            continue
+        named = name_distribution(
+            parameter,
+            fan_in=record.fan_in,
+            fan_out=record.fan_out,
+            followed_by=record.followed_by,
+            out_dim=use.out_dim,
+            in_dim=use.in_dim,
+            groups=use.groups,
+            sample=VALUES,
+            rows=ROWS,
+        )
+        found[name] = str(named)
+    return found

@@ -1,0 +1,1 @@
+"""Assertions about initialization that hold at a stated rate of false alarms."""

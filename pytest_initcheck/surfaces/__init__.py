@@ -1,0 +1,1 @@
+"""What pytest and the command have in common: options, hooks, the line of progress, report files."""
