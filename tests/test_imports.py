@@ -299,12 +299,13 @@ LOCAL = {"Kind", "Model", "Loss", "Factory", "Inputs", "Function", "F"}
 def test_a_name_stands_for_one_thing():
     homes: dict[str, set[str]] = {}
     for path in PACKAGE.rglob("*.py"):
-        messages = path.relative_to(PACKAGE).parts[0] in ("words.py", "render", "rules")
+        place = path.relative_to(PACKAGE).parts[0]
+        messages = place in ("words.py", "render", "rules")
         for node in ast.parse(path.read_text()).body:
             names = [node.name] if isinstance(node, ast.ClassDef) else []
             if isinstance(node, ast.Assign):
                 assigned = [t.id for t in node.targets if isinstance(t, ast.Name) and t.id[:1].isupper()]
-                names = [n for n in assigned if not n.isupper() or home(path) == "rules"]
+                names = [n for n in assigned if not n.isupper() or place == "rules"]
             if isinstance(node, ast.FunctionDef) and messages and not node.name.startswith("_"):
                 names = [node.name]
             for name in set(names) - LOCAL:
