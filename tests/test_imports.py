@@ -24,7 +24,7 @@ FLOORS = (
     ("models", "response"),
     ("schemes",),
     ("statements",),
-    ("mend", "check", "apply", "expect"),
+    ("mend", "examine", "seeds", "check", "apply", "expect"),
     ("render", "article"),
     ("surfaces", "hookspecs"),
     ("plugin",),

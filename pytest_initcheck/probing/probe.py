@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import gc
-import random
-import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,13 +18,12 @@ from ..records import Histogram, Trace
 from ..words import first_line
 from .call import Call
 from .graph import Graph
-from .guard import Guard, has_lazy
-from .layers import Watch
+from .guard import Guard
 from .memory import holds_values
 from .modules import sample_dim, tensors
 from .operands import Use
 from .statistics import own_seed
-from .switches import switches_kept
+from .subject import subject_of
 from .tracing import read_graph, trace_of
 
 __all__ = ["Probed", "centred", "float_outputs", "named_trainable", "run_probe", "sample_dim"]
@@ -102,71 +98,42 @@ def run_probe(
     seconds: dict[str, float] = {}
     started = time.perf_counter()
     doing("forward")
-    subject, unseen = _subject(model, call, guard)
-    if mode != "as-is":
-        subject.train(mode == "train")
-    _seed(seed)
-    guard.mark()
-    watch = Watch(subject, call.batch)
-
-    def run(args: tuple[Any, ...] | None = None, kwargs: dict[str, Any] | None = None) -> Any:
-        switches, graded = switches_kept(), torch.is_grad_enabled()
+    subject = subject_of(model, call, guard, seed=seed, mode=mode)
+    with _uncollected(), subject.watched() as (watch, raw):
+        seconds["forward"] = time.perf_counter() - started
+        started = time.perf_counter()
+        watch.finish(raw)
+        kept, heads = _heads(raw)
+        if not heads:
+            raise ProbeError(_nothing_to_pull(subject.model, raw))
+        # Before the backward pass, in which a function may free what it returned.
+        outputs = [h.detach().clone() for h in heads]
+        loss_value = _loss_of(loss, raw)
+        graph = Graph(heads if loss_value is None else [*heads, loss_value], watch.made)
+        seen = read_graph(subject.model, watch, graph)
+        seconds["graph"] = time.perf_counter() - started
+        doing("backward")
+        started = time.perf_counter()
+        half = any(e.dtype is torch.float16 for e in watch.entries) or any(h.dtype is torch.float16 for h in heads)
+        scale = float(max(h.numel() for h in heads)) if half else 1.0
+        trainable = named_trainable(subject.model)
         try:
-            with _eager():
-                return subject(*(call.args if args is None else args), **(call.kwargs if kwargs is None else kwargs))
-        finally:
-            torch.set_grad_enabled(graded)
-            switches()
-
-    # A full collection walks every object that torch made and costs more than all statistics; this pass makes little
-    # garbage, and none that only a collection frees unless the model makes it in any case.
-    if collecting := gc.isenabled():
-        gc.disable()
-    try:
-        with torch.inference_mode(False), torch.enable_grad():
-            try:
-                with watch:
-                    raw = run()
-            except Exception as error:
-                raise _failed("forward", subject, watch, error) from error
-            seconds["forward"] = time.perf_counter() - started
-            started = time.perf_counter()
-            watch.finish(raw)
-            kept, heads = _heads(raw)
-            if not heads:
-                raise ProbeError(_nothing_to_pull(subject, raw))
-            # Before the backward pass, in which a function may free what it returned.
-            outputs = [h.detach().clone() for h in heads]
-            loss_value = _loss_of(loss, raw)
-            graph = Graph(heads if loss_value is None else [*heads, loss_value], watch.made)
-            seen = read_graph(subject, watch, graph)
-            seconds["graph"] = time.perf_counter() - started
-            doing("backward")
-            started = time.perf_counter()
-            half = any(e.dtype is torch.float16 for e in watch.entries) or any(h.dtype is torch.float16 for h in heads)
-            scale = float(max(h.numel() for h in heads)) if half else 1.0
-            trainable = named_trainable(subject)
-            try:
-                slopes, cotangents = _backward(
-                    heads, loss_value, trainable, call.batch, seed, scale, graph, keep=guard.holds_graph
-                )
-            except Exception as error:
-                raise _failed("backward", subject, watch, error) from error
+            slopes, cotangents = _backward(
+                heads, loss_value, trainable, call.batch, seed, scale, graph, keep=guard.holds_graph
+            )
+        except Exception as error:
+            raise subject.failed("backward", error) from error
         seconds["backward"] = time.perf_counter() - started
         started = time.perf_counter()
         doing("reading")
-        trace = trace_of(subject, call, watch, slopes, outputs, seen, scale)
+        trace = trace_of(subject.model, call, watch, slopes, outputs, seen, scale)
         seconds["read"] = time.perf_counter() - started
-    finally:
-        watch.close()
-        if collecting:
-            gc.enable()
 
     def select(output: Any) -> list[Tensor]:
         every = float_outputs(output)
         if len(every) <= kept[-1] or any(every[i].dim() != o.dim() for i, o in zip(kept, outputs, strict=True)):
             raise OutputChanged(
-                f"{type(subject).__name__} returns tensors of other shapes when its weights change a little"
+                f"{type(subject.model).__name__} returns tensors of other shapes when its weights change a little"
             )
         return [every[i] for i in kept]
 
@@ -178,19 +145,19 @@ def run_probe(
         try:
             if not differentiates and not torch.is_grad_enabled():
                 try:
-                    return run(args, kwargs)
+                    return subject.run(args, kwargs)
                 except RuntimeError:
                     guard.rewind()
                     with torch.enable_grad():
-                        output = run(args, kwargs)
+                        output = subject.run(args, kwargs)
                     differentiates = True
                     return output
             with torch.enable_grad() if differentiates else contextlib.nullcontext():
-                return run(args, kwargs)
+                return subject.run(args, kwargs)
         except Exception as error:
             message = first_line(error)
             raise ProbeError(
-                f"{type(subject).__name__} ran once, but raised {type(error).__name__} when run again with its weights "
+                f"{type(subject.model).__name__} ran once, but raised {type(error).__name__} when run again with its weights "
                 f"or inputs changed a little: {message}"
             ) from error
 
@@ -204,7 +171,7 @@ def run_probe(
         loss=None if loss_value is None else float(loss_value.detach()),
         mode=mode,
         seed=seed,
-        unseen=(*unseen, *watch.unseen, *trace.unseen),
+        unseen=(*subject.unseen, *watch.unseen, *trace.unseen),
         seconds=seconds,
     )
     return Probed(
@@ -219,7 +186,7 @@ def run_probe(
         rerun_raw=rerun_raw,
         select=select,
         call=call,
-        model=subject,
+        model=subject.model,
         batch=call.batch,
         uses=seen.uses,
     )
@@ -237,21 +204,9 @@ def histograms(
     Raises:
         ProbeError: the model could not be run.
     """
-    subject, _ = _subject(model, call, guard)
-    if mode != "as-is":
-        subject.train(mode == "train")
-    _seed(seed)
-    guard.mark()
-    watch = Watch(subject, call.batch, spread=names)
-    try:
-        # With gradients, or modules in eval mode would take other paths than in the probe.
-        with torch.inference_mode(False), torch.enable_grad(), watch, _eager():
-            subject(*call.args, **call.kwargs)
-    except Exception as error:
-        raise _failed("forward", subject, watch, error) from error
-    finally:
-        watch.close()
-    return watch.histograms
+    # With gradients, or modules in eval mode would take other paths than in the probe.
+    with subject_of(model, call, guard, seed=seed, mode=mode).watched(spread=names) as (watch, _):
+        return watch.histograms
 
 
 def float_outputs(output: Any) -> list[Tensor]:
@@ -294,61 +249,24 @@ def centred(tensor: Tensor, batch: int | None) -> Tensor:
     return tensor - tensor.mean(dim, keepdim=True)
 
 
-# -- before
-
-
-def _subject(model: nn.Module, call: Call, guard: Guard) -> tuple[nn.Module, list[str]]:
-    """The module to run, and in words where that is not ``model`` itself."""
-    unseen: list[str] = []
-    while True:
-        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
-            unseen.append(f"{type(model).__name__}: the module it wraps was probed, on one device")
-            model = model.module
-        elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
-            unseen.append("torch.compile: the module as written was probed, not the compiled one")
-            model = inner
-        else:
-            break
-    if any(hasattr(m, "_orig_mod") or getattr(m, "_compiled_call_impl", None) is not None for m in model.modules()):
-        unseen.append("torch.compile: compiled parts ran as they are written, not as they are compiled")
-    if has_lazy(model):
-        unseen.append("lazy modules: a copy, given its shapes by one forward pass, was probed; the model is still lazy")
-        try:
-            model = copy.deepcopy(model)
-            with torch.no_grad(), _eager():
-                model(*call.args, **call.kwargs)
-        except Exception as error:
-            raise ProbeError(f"a copy of {type(model).__name__} could not be given its shapes: {error}") from error
-        guard.adopt(model)
-    return model, unseen
-
-
-@contextlib.contextmanager
-def _eager() -> Iterator[None]:
-    """Run functions that were compiled with torch.compile as they are written: hooks do not see inside the others."""
-    if "torch._dynamo" not in sys.modules:
-        yield
-        return
-    with torch.compiler.set_stance("force_eager"):
-        yield
-
-
-def _seed(seed: int) -> None:
-    torch.manual_seed(seed)
-    random.seed(seed)
-    if (numpy := sys.modules.get("numpy")) is not None:
-        numpy.random.seed(seed % 2**32)
-
-
 # -- the passes
 
 
-def _failed(phase: str, model: nn.Module, watch: Watch, error: Exception) -> ProbeError:
-    layer = watch.innermost if phase == "forward" else None
-    where = f" at layer {layer}" if layer else ""
-    message = first_line(error)
-    told = f"{phase} of {type(model).__name__} raised {type(error).__name__}{where}"
-    return ProbeError(f"{told}: {message}", layer=layer, short=told)
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """Keep the garbage collector out.
+
+    A full collection walks every object that torch made and costs more than all statistics; these passes make little
+    garbage, and none that only a collection frees unless the model makes it in any case.
+    """
+    if not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def _heads(raw: Any) -> tuple[list[int], list[Tensor]]:

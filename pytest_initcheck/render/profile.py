@@ -66,11 +66,6 @@ def depth(report: Report) -> list[Point]:
     ]
 
 
-def layer_of(report: Report, name: str) -> LayerRecord | None:
-    """Return the layer that ``name`` means: a layer's own, or the one that uses a parameter."""
-    return named.layer_of(report.trace, name)
-
-
 def axis(values: Iterable[float | None], *, around: Iterable[float] = ()) -> Axis:
     """Return the axis that holds every positive finite value, at least two decades long.
 
@@ -120,7 +115,7 @@ def _marks(report: Report) -> dict[str, Severity]:
     for finding in findings:
         if finding.severity == "note" or not finding.layers or len(marks) >= MARKS:
             continue
-        layer = layer_of(report, finding.layers[0])
+        layer = named.layer_of(report.trace, finding.layers[0])
         if layer is not None:
             marks.setdefault(layer.name, finding.severity)
     return marks

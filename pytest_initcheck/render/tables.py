@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..records import LayerRecord, ParameterRecord, Report, Stats
-from .words import amount, brief, cells, cut, percent, shown, span
+from .words import amount, brief, cells, cut, share, shown, span
 
 #: A private-use character that no name has any business to contain.
 _FILLER = "\ue000"
@@ -38,12 +38,12 @@ def _stat(title: str, of: str, field: str, *, needed: bool = False) -> Column:
         stats: Stats | None = getattr(record, of)
         return None if stats is None or not stats.count else getattr(stats, field)
 
-    share = field == "zeros"
-    return Column(title, lambda r: percent(value(r)) if share else brief(value(r)), value, needed=needed)
+    of_all = field == "zeros"
+    return Column(title, lambda r: share(value(r)) if of_all else brief(value(r)), value, needed=needed)
 
 
 def _share(title: str, field: str) -> Column:
-    return Column(title, lambda r: percent(getattr(r, field)), lambda r: getattr(r, field))
+    return Column(title, lambda r: share(getattr(r, field)), lambda r: getattr(r, field))
 
 
 def _shape(record: LayerRecord | ParameterRecord) -> str:

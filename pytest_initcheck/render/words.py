@@ -53,7 +53,7 @@ def amount(count: int) -> str:
     return str(count)
 
 
-def percent(share: float | None) -> str:
+def share(share: float | None) -> str:
     """Return a share of one as percent; ``-`` for ``None``."""
     return "-" if share is None else f"{100 * share:.0f} %" if share == 0 or share >= 0.01 else "<1 %"
 

@@ -8,7 +8,8 @@ to look, and which of these numbers is a fault, stands in :mod:`~pytest_initchec
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ from ..probing.memory import storage_key
 from ..probing.probe import OutputChanged, centred, gradients
 from ..records import Response
 from .fit import fit, token_ids
-from .perturb import Push, forward, rms
+from .perturb import Push, rms
 
 #: What Adam adds to the size of a gradient before it divides by it; a gradient far below moves nothing.
 EPSILON = 1e-8
@@ -28,49 +29,77 @@ LOUD_GRADIENT = 1e3 * EPSILON
 BLOCK = 1 << 20
 
 
-def ask(push: Push, *, suspicious: bool = False, oversized: bool = True) -> Response:
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What :func:`ask` found.
+
+    Attributes:
+        response: how the function answers.
+        wakes: for every parameter whose gradient was exactly zero, whether a step or three bring one.
+        unseen: what could not be asked, one sentence each.
+    """
+
+    response: Response
+    wakes: Mapping[str, bool] = field(default_factory=dict)
+    unseen: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Steps:
+    """What a few optimizer-sized steps did: see the fields of the same names in Response and Answer."""
+
+    movement: tuple[float, ...]
+    predicted: float | None
+    alignment: float | None
+    sensitivity_later: float | None
+    wakes: Mapping[str, bool]
+    unseen: tuple[str, ...]
+
+
+def ask(push: Push, *, suspicious: bool = False, oversized: bool = True) -> Answer:
     """Return how the function answers, looking harder only where the first, cheap look is not clear.
 
     Args:
-        push: the model and what the probe saw; its parameters are restored before this returns. ``push.wakes`` is
-            filled: for every parameter whose gradient was exactly zero, whether a step or three bring one.
+        push: the model and what the probe saw; its parameters are restored before this returns.
         suspicious: whether a scale in the model is off; only then is a step that went astray looked into. (Large healthy
             networks at tiny batches go astray at these rates, too.)
         oversized: whether the weights as a whole are larger than theory asks for; only then is it asked whether smaller
             ones would calm a chaotic network.
     """
-    start = push.outputs[push.primary]
+    start, batch = push.start, push.probed.batch
     if not bool(torch.isfinite(start).all()):
-        return Response()
-    size, varying, unit = rms(start), rms(centred(start, push.batch)), natural_unit(start)
+        return Answer(Response())
+    size, varying, unit = rms(start), rms(centred(start, batch)), natural_unit(start)
     smaller = residual = fit_steps = token_fit = None
     sensitivity = _sensitivity(push, start)
     if oversized and sensitivity is not None and sensitivity > thresholds.CHAOTIC:
         smaller = _calmed(push, sensitivity)
     deaf = sensitivity is not None and sensitivity < thresholds.DEAF
-    movement, predicted, alignment, later = _steps(push, start, unit, deaf=deaf)
-    if start.ndim > 0 and not _calm(size, varying, movement, None if not suspicious else alignment, unit):
+    steps = _steps(push, unit, deaf=deaf)
+    unseen = steps.unseen
+    if start.ndim > 0 and not _calm(size, varying, steps.movement, steps.alignment if suspicious else None, unit):
         ids = token_ids(push, start)
         try:
             residual, fit_steps = fit(push, start, unit, ids)
             token_fit = ids is not None
         except OutputChanged as error:
-            push.unseen = [*push.unseen, f"{error}: whether it can be fitted was not judged"]
+            unseen = (*unseen, f"{error}: whether it can be fitted was not judged")
     push.restore()
-    return Response(
-        movement=tuple(m / unit for m in movement),
-        predicted=None if predicted is None else predicted / unit,
-        alignment=alignment,
+    response = Response(
+        movement=tuple(m / unit for m in steps.movement),
+        predicted=None if steps.predicted is None else steps.predicted / unit,
+        alignment=steps.alignment,
         residual=residual,
         sensitivity=sensitivity,
         output_rms=size,
         output_centred_rms=varying,
         unit=unit,
         sensitivity_if_smaller=smaller,
-        sensitivity_later=later,
+        sensitivity_later=steps.sensitivity_later,
         fit_steps=fit_steps,
         token_fit=token_fit,
     )
+    return Answer(response, steps.wakes, unseen)
 
 
 def natural_unit(output: Tensor) -> float:
@@ -105,11 +134,11 @@ def _sensitivity(push: Push, start: Tensor) -> float | None:
     if push.disturbed is None or start.ndim == 0:
         return None
     with torch.no_grad():
-        moved = push.disturbed(thresholds.DISTURBANCE)[push.primary]
-    scale = rms(centred(start, push.batch))
+        moved = push.disturbed(thresholds.DISTURBANCE)[push.probed.primary]
+    scale = rms(centred(start, push.probed.batch))
     if scale == 0 or moved.shape != start.shape:
         return None
-    return rms(centred(moved, push.batch) - centred(start, push.batch)) / scale / thresholds.DISTURBANCE
+    return rms(centred(moved, push.probed.batch) - centred(start, push.probed.batch)) / scale / thresholds.DISTURBANCE
 
 
 def _calmed(push: Push, sensitivity: float) -> float:
@@ -123,7 +152,7 @@ def _calmed(push: Push, sensitivity: float) -> float:
     with torch.no_grad():
         for _ in range(5):
             torch._foreach_mul_([w.data for w in weights], 0.5)
-            start = push.forward()[push.primary]
+            start = push.forward(graph=False)[push.probed.primary]
             now = _sensitivity(push, start)
             if now is not None and math.isfinite(now):
                 best = min(best, now)
@@ -134,11 +163,13 @@ def _calmed(push: Push, sensitivity: float) -> float:
 
 
 def _grad(push: Push, outputs: list[Tensor]) -> list[Tensor | None]:
-    pairs = [common(o, c.to(o.dtype)) for o, c in zip(outputs, push.cotangents, strict=True) if o.requires_grad]
+    pairs = [common(o, c.to(o.dtype)) for o, c in zip(outputs, push.probed.cotangents, strict=True) if o.requires_grad]
     if not pairs:
         return [None] * len(push.parameters)
     signals = [c.clone() for _, c in pairs]  # a function of the user's may write to what it is given
-    return gradients([o for o, _ in pairs], list(push.parameters.values()), signals, retain_graph=push.holds_graph)
+    return gradients(
+        [o for o, _ in pairs], list(push.parameters.values()), signals, retain_graph=push.probed.holds_graph
+    )
 
 
 def common(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
@@ -202,34 +233,30 @@ def _expanded(tensor: Tensor) -> bool:
     return any(stride == 0 and size > 1 for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
 
 
-def _steps(
-    push: Push, start: Tensor, unit: float, *, deaf: bool
-) -> tuple[list[float], float | None, float | None, float | None]:
-    """Step along the sign of the gradient, again where a gradient was exactly zero, nothing moved, or no input is heard.
-
-    Returns the movement after each step, the first one as the gradient predicts it, its correlation with the direction
-    that was asked for, and, for a ``deaf`` network, the sensitivity after the steps.
-    """
-    slopes: list[Tensor | None] = [push.gradients[name] for name in push.parameters]
-    push.gradients.clear()  # the probe holds the same dict; a second copy of the parameters would not fit the budget
+def _steps(push: Push, unit: float, *, deaf: bool) -> _Steps:
+    """Step along the gradient, again where a gradient was exactly zero, nothing moved, or no input is heard (``deaf``)."""
+    probed, start = push.probed, push.start
+    slopes: list[Tensor | None] = [probed.gradients[name] for name in push.parameters]
+    probed.gradients.clear()  # a second copy of the parameters would not fit the budget
     silent = _silent(zip(push.parameters, slopes, strict=True))
-    push.wakes = dict.fromkeys(silent, False)
-    direction, origin = push.cotangents[push.primary], centred(start, push.batch)
+    wakes = dict.fromkeys(silent, False)
+    direction = probed.cotangents[probed.primary]
     movement: list[float] = []
-    predicted = alignment = None
+    unseen: dict[str, None] = {}
+    predicted = alignment = later = None
     for look in range(thresholds.LOOKS):
         total = _step(push, slopes)
         slopes = []
         more = look + 1 < thresholds.LOOKS
-        outputs = forward(push, graph=more and bool(silent))
-        now = outputs[push.primary].detach()
-        if now.shape == start.shape:
-            change = centred(now, push.batch) - origin
-        else:
-            now, was = common(now, start)
-            change = centred(now, push.batch) - centred(was, push.batch)
-            told = f"the size of the output depends on the weights ({list(start.shape)}): how it moves was judged on what is common"
-            push.unseen = [*push.unseen, told] if told not in push.unseen else push.unseen
+        outputs = push.forward(graph=more and bool(silent))
+        output = outputs[probed.primary].detach()
+        now, was = common(output, start)
+        if output.shape != start.shape:
+            sizes = f"{list(start.shape)} before, {list(output.shape)} after a step"
+            unseen[
+                f"the size of the output depends on the weights ({sizes}): its movement was judged on what is common"
+            ] = None
+        change = centred(now, probed.batch) - centred(was, probed.batch)
         movement.append(rms(change))
         if look == 0:
             predicted, alignment = thresholds.STEP * total, _correlation(*common(change, direction))
@@ -237,23 +264,22 @@ def _steps(
         if not more or not math.isfinite(movement[-1]) or not (silent or quiet or deaf):
             break
         if not any(o.requires_grad for o in outputs):
-            outputs = forward(push, graph=True)
+            outputs = push.forward(graph=True)
         slopes = _grad(push, outputs)
         del outputs
         left = _silent((n, g) for n, g in zip(push.parameters, slopes, strict=True) if n in silent)
-        push.wakes.update(dict.fromkeys(silent - left, True))
+        wakes.update(dict.fromkeys(silent - left, True))
         settled = not left or (left == silent and look > 0)
         silent = left
         if settled and not quiet and not deaf:
             break
-    later = None
     if deaf and math.isfinite(movement[-1]):
-        later = _sensitivity(push, forward(push, graph=False)[push.primary])
+        later = _sensitivity(push, push.forward(graph=False)[probed.primary])
     push.restore()
-    return movement, predicted, alignment, later
+    return _Steps(tuple(movement), predicted, alignment, later, wakes, tuple(unseen))
 
 
-def _calm(size: float, varying: float, movement: list[float], alignment: float | None, unit: float) -> bool:
+def _calm(size: float, varying: float, movement: Sequence[float], alignment: float | None, unit: float) -> bool:
     """Whether the first look is so far from every fault that none needs a second one."""
     return bool(
         movement

@@ -11,7 +11,7 @@ from torch import Tensor
 from .. import thresholds
 from ..probing.modules import sample_dim
 from ..probing.probe import OutputChanged, centred, gradients
-from .perturb import Push, forward, rms
+from .perturb import Push, rms
 
 #: Token scores are asked to tell this many classes apart, whatever the vocabulary: the task is as hard for every model.
 TOKEN_CLASSES = 12
@@ -23,7 +23,7 @@ def token_ids(push: Push, output: Tensor) -> Tensor | None:
     """Return the ids that ``output`` has a row of scores for, one row a token; ``None`` if it is no such output."""
     if output.ndim < 3 or output.shape[-1] < 3:
         return None
-    for x in push.inputs():
+    for x in push.probed.inputs():
         integers = not x.is_floating_point() and not x.is_complex() and x.dtype is not torch.bool
         if integers and x.ndim == 2 and x.shape == output.shape[:2]:
             return x.detach()
@@ -45,7 +45,7 @@ def targets(push: Push, output: Tensor) -> Tensor:
     the trainability pairs).
     """
     generator = torch.Generator().manual_seed(push.seed + 1)
-    dim = sample_dim(output, push.batch)
+    dim = sample_dim(output, push.probed.batch)
     if dim is None:
         target = torch.randn(output.shape, generator=generator)
     else:
@@ -53,19 +53,19 @@ def targets(push: Push, output: Tensor) -> Tensor:
         rest = [s for d, s in enumerate(output.shape) if d != dim]
         mix = torch.randn(TARGET_RANK, math.prod(rest), generator=generator)
         target = (features @ mix).reshape([output.shape[dim], *rest]).movedim(0, dim)
-    target = centred(target, push.batch)
+    target = centred(target, push.probed.batch)
     size = rms(target)
     if size == 0 or not math.isfinite(size):
-        target = centred(torch.randn(output.shape, generator=generator), push.batch)
+        target = centred(torch.randn(output.shape, generator=generator), push.probed.batch)
         size = max(rms(target), 1e-12)
     return (target / size).to(output.device, torch.float32)
 
 
 def _features(push: Push, generator: torch.Generator) -> Tensor:
     """``[batch, rank]`` random projections of the inputs, of about unit variance over the samples."""
-    batch = push.batch or 1
+    batch = push.probed.batch or 1
     total = torch.zeros(batch, TARGET_RANK)
-    for x in push.inputs():
+    for x in push.probed.inputs():
         dim = sample_dim(x, batch)
         if dim is None or x.is_complex():
             continue
@@ -98,7 +98,7 @@ def fit(push: Push, start: Tensor, unit: float, ids: Tensor | None) -> tuple[flo
         push.restore()
         adam = _Adam([p.data for p in parameters], rate)
         for step in range(thresholds.FIT_STEPS + 1):
-            output = forward(push, graph=True)[push.primary].float()
+            output = push.forward(graph=True)[push.probed.primary].float()
             if output.shape != start.shape:
                 raise OutputChanged("the size of the output depends on the weights, so no target fits it")
             left, loss = score(output)
@@ -108,7 +108,7 @@ def fit(push: Push, start: Tensor, unit: float, ids: Tensor | None) -> tuple[flo
             if best < enough or step == thresholds.FIT_STEPS or not output.requires_grad:
                 taken = step
                 break
-            adam.step(gradients([loss], parameters, None, retain_graph=push.holds_graph))
+            adam.step(gradients([loss], parameters, None, retain_graph=push.probed.holds_graph))
         if best < enough:
             break
     push.restore()
@@ -122,7 +122,7 @@ def _squares(push: Push, start: Tensor, unit: float) -> Score:
     target = targets(push, start) * unit
 
     def score(output: Tensor) -> tuple[float, Tensor]:
-        left = (centred(output.detach(), push.batch) - target).square().mean() / unit**2
+        left = (centred(output.detach(), push.probed.batch) - target).square().mean() / unit**2
         return float(left), (output - target).square().mean() / unit**2
 
     return score

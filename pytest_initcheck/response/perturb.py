@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,61 +17,44 @@ from ..probing.probe import Probed, named_trainable
 from ..probing.statistics import own_seed
 
 
-@dataclass
+@dataclass(frozen=True)
 class Push:
-    """What the response test needs of a probed model.
+    """A probed model that can be run again, disturbed, stepped, and put back; made by :func:`push_of`.
 
     Attributes:
-        forward: one pass with the probe's inputs and randomness; returns the floating outputs that had a graph.
-        disturbed: the same with the inputs disturbed by this much of their RMS; ``None`` where none can be.
-        restore: puts the parameters back to their values at the start.
+        probed: the model, how it was called, and what the probe saw of it.
+        guard: undoes whatever is done to the model.
         parameters: trainable parameters by name.
-        gradients: their gradients under ``cotangents`` (``None`` where none arrived); the first step consumes them.
-        outputs: the outputs of the probe's own pass, detached.
-        cotangents: the directions they were asked to move in.
-        primary: which output is judged.
-        batch: number of samples; ``None`` where there is no sample dimension.
-        inputs: returns the tensors of the call as they were, for targets that are functions of them.
+        disturbed: one pass with the inputs disturbed by this much of their RMS; ``None`` where none can be.
         seed: seed of targets and disturbances.
-        holds_graph: whether backward passes must not free the graph, parts of which belong to somebody else.
-        unseen: filled by the response test: what could not be asked, one sentence each.
-        wakes: filled by the response test: for each parameter whose gradient was exactly zero, whether steps bring one.
     """
 
-    forward: Callable[[], list[Tensor]]
+    probed: Probed
+    guard: Guard
+    parameters: Mapping[str, nn.Parameter]
     disturbed: Callable[[float], list[Tensor]] | None
-    restore: Callable[[], None]
-    parameters: dict[str, nn.Parameter]
-    gradients: dict[str, Tensor | None]
-    outputs: Sequence[Tensor]
-    cotangents: Sequence[Tensor]
-    primary: int
-    batch: int | None
-    inputs: Callable[[], Sequence[Tensor]]
     seed: int = 0
-    holds_graph: bool = False
-    unseen: list[str] = field(default_factory=list)
-    wakes: dict[str, bool] = field(default_factory=dict)
+
+    @property
+    def start(self) -> Tensor:
+        """The output that is judged, as the probe's own pass gave it."""
+        return self.probed.outputs[self.probed.primary]
+
+    def forward(self, *, graph: bool) -> list[Tensor]:
+        """Return the floating outputs of one pass with the probe's inputs and randomness."""
+        with torch.set_grad_enabled(graph):
+            return self.probed.rerun()
+
+    def restore(self) -> None:
+        """Put the parameters back to their values at the start."""
+        self.guard.restore_parameters()
 
 
 def push_of(probed: Probed, guard: Guard, *, seed: int = 0) -> Push:
     """Return what pushes ``probed.model``; ``guard`` undoes whatever is done to it."""
     guard.backup_parameters()
     seed = own_seed(seed)
-    return Push(
-        forward=probed.rerun,
-        disturbed=_disturber(probed, seed),
-        restore=guard.restore_parameters,
-        parameters=named_trainable(probed.model),
-        gradients=probed.gradients,
-        outputs=probed.outputs,
-        cotangents=probed.cotangents,
-        primary=probed.primary,
-        batch=probed.batch,
-        inputs=probed.inputs,
-        seed=seed,
-        holds_graph=probed.holds_graph,
-    )
+    return Push(probed, guard, named_trainable(probed.model), _disturber(probed, seed), seed)
 
 
 def _disturber(probed: Probed, seed: int) -> Callable[[float], list[Tensor]] | None:
@@ -145,8 +128,3 @@ def _noise_behind_ids(size: float, generator: torch.Generator) -> Iterator[None]
 def rms(x: Tensor) -> float:
     """Return the root mean square of ``x`` in double precision (0.0 for an empty tensor)."""
     return float(statistics.rms(x))
-
-
-def forward(push: Push, *, graph: bool) -> list[Tensor]:
-    with torch.set_grad_enabled(graph):
-        return push.forward()

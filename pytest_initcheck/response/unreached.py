@@ -62,10 +62,10 @@ def _moves(push: Push, names: list[str], closed: list[str]) -> bool:
     with torch.no_grad():
         for name in closed:
             _disturb(push.parameters[name], 1e-2, generator)
-        before = push.forward() if closed else push.outputs
+        before = push.forward(graph=False) if closed else push.probed.outputs
         for name in names:
             _disturb(push.parameters[name], max(rms(push.parameters[name]), 1e-2), generator)
-        after = push.forward()
+        after = push.forward(graph=False)
     push.restore()
     pairs = zip(before, after, strict=False)
     return any(one.shape != other.shape or rms(other - one) > 1e-5 * rms(one) for one, other in pairs)
@@ -84,9 +84,13 @@ def _fed_from_inside(push: Push, names: list[str]) -> list[str]:
     if not names:
         return []
     with torch.enable_grad():
-        outputs = push.forward()
-        pairs = [common(o, c.to(o.dtype)) for o, c in zip(outputs, push.cotangents, strict=True) if o.requires_grad]
-        torch.autograd.backward([o for o, _ in pairs], [c.clone() for _, c in pairs], retain_graph=push.holds_graph)
+        outputs = push.forward(graph=True)
+        pairs = [
+            common(o, c.to(o.dtype)) for o, c in zip(outputs, push.probed.cotangents, strict=True) if o.requires_grad
+        ]
+        torch.autograd.backward(
+            [o for o, _ in pairs], [c.clone() for _, c in pairs], retain_graph=push.probed.holds_graph
+        )
     fed = [n for n in names if push.parameters[n].grad is not None]
     for parameter in push.parameters.values():
         parameter.grad = None

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
@@ -16,6 +15,7 @@ from ..probing.layers import Watch
 from ..probing.modules import Held, Maker, held_by, own_parameters
 from ..probing.operands import Use, fans, use_in
 from ..probing.probe import float_outputs
+from ..probing.subject import subject_of
 from ..probing.tracing import read_graph
 from .branches import Branches
 
@@ -107,17 +107,10 @@ def read_wiring(model: nn.Module, call: Call, *, seed: int = 0) -> Wiring:
         for p in model.parameters():
             if p.is_floating_point() and not isinstance(p, UninitializedParameter):
                 p.requires_grad_(True)  # what is frozen has a place, too
-        model.train()
-        torch.manual_seed(seed)
-        watch = Watch(model, call.batch)
-        try:
-            with torch.inference_mode(False), torch.enable_grad():
-                with watch:
-                    raw = model(*call.args, **call.kwargs)
-                graph = Graph([t for t in float_outputs(raw) if t.requires_grad], watch.made)
-                return _read(model, watch, graph)
-        finally:
-            watch.close()
+        # Not unwrapped: places go by the names that the user's model has.
+        with subject_of(model, call, guard, seed=seed, unwrap=False).watched() as (watch, raw):
+            graph = Graph([t for t in float_outputs(raw) if t.requires_grad], watch.made)
+            return _read(model, watch, graph)
 
 
 def module_wiring(model: nn.Module) -> Wiring:

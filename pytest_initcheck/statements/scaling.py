@@ -14,11 +14,10 @@ from torch import Tensor, nn
 
 from ..errors import ProbeError, SettingsError, UnstableScaling
 from ..models.inputs import resolve_inputs
-from ..probing.call import Call
 from ..probing.guard import untouched
 from ..probing.modules import layer_modules, measurable, tensors
 from ..probing.randomness import seeded
-from ..words import named_error
+from ..probing.subject import Subject, subject_of
 
 Make = Callable[..., nn.Module]
 Optimizer = Callable[[nn.Module], torch.optim.Optimizer]
@@ -219,7 +218,7 @@ def check_scaling(
             call = resolve_inputs(model, inputs, seed=0)
             with seeded(seed), untouched(model, tensors=call.tensors) as guard:
                 guard.backup_parameters()  # make may return the same module again
-                for key, scale in _measured(model, call, optimizer, loss, steps):
+                for key, scale in _measured(subject_of(model, call, guard, seed=seed), optimizer, loss, steps):
                     found.setdefault(key, {}).setdefault(size, []).append(scale)
     drifts, skipped = [], []
     for (layer, quantity), scales in found.items():
@@ -254,28 +253,29 @@ def _sizes(over: Mapping[str, Sequence[int]]) -> tuple[str, list[int]]:
 
 
 def _measured(
-    model: nn.Module, call: Call, optimizer: Optimizer | None, loss: Callable[[Any], Tensor] | None, steps: int
+    subject: Subject, optimizer: Optimizer | None, loss: Callable[[Any], Tensor] | None, steps: int
 ) -> Iterator[tuple[tuple[str, str], float]]:
-    model.train()
     with torch.enable_grad():
         seed = torch.initial_seed()
-        _, before = _outputs(model, call, seed)
+        _, before = _outputs(subject, seed)
         yield from (((name, "activation"), _rms(t)) for name, t in before.items())
         if not steps:
             return
-        chosen = torch.optim.Adam(model.parameters(), lr=1e-4) if optimizer is None else optimizer(model)
+        chosen = (
+            torch.optim.Adam(subject.model.parameters(), lr=1e-4) if optimizer is None else optimizer(subject.model)
+        )
         target = torch.randn(before[OUTPUT].shape, generator=torch.Generator().manual_seed(0)).to(before[OUTPUT])
         for _ in range(steps):
-            raw, now = _outputs(model, call, seed, grad=True)
+            raw, now = _outputs(subject, seed, grad=True)
             cost = (now[OUTPUT] - target).square().mean() if loss is None else loss(raw)
             chosen.zero_grad()
             cost.backward()
             chosen.step()
-        _, after = _outputs(model, call, seed)
+        _, after = _outputs(subject, seed)
         yield from (((name, "update"), _rms(after[name] - t)) for name, t in before.items() if name in after)
 
 
-def _outputs(model: nn.Module, call: Call, seed: int, *, grad: bool = False) -> tuple[Any, dict[str, Tensor]]:
+def _outputs(subject: Subject, seed: int, *, grad: bool = False) -> tuple[Any, dict[str, Tensor]]:
     """What every module puts out, under its name; the model's own output last."""
     found: dict[str, Tensor] = {}
     handles = []
@@ -288,15 +288,15 @@ def _outputs(model: nn.Module, call: Call, seed: int, *, grad: bool = False) -> 
 
         return note
 
-    for path, module in layer_modules(model):
+    for path, module in layer_modules(subject.model):
         if path and any(True for _ in module.parameters(recurse=False)):
             handles.append(module.register_forward_hook(hook(path)))
     try:
         torch.manual_seed(seed)
         with torch.set_grad_enabled(grad):
-            raw = model(*call.args, **call.kwargs)
+            raw = subject.run()
     except Exception as e:
-        raise ProbeError(f"the forward pass raised {named_error(e)}") from e
+        raise subject.failed("forward", e) from e
     finally:
         for handle in handles:
             handle.remove()

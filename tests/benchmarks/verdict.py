@@ -30,8 +30,10 @@ from typing import Any
 import torch
 
 from pytest_initcheck import check as checking
+from pytest_initcheck import examine as examining
 from pytest_initcheck import rules, thresholds
 from pytest_initcheck.rules import Case
+from pytest_initcheck.settings import Settings
 
 #: Rules that only these thresholds decide.
 JUDGED = ("unresponsive", "unreachable-targets", "chaotic-response")
@@ -144,13 +146,14 @@ def fails(observed: Observed) -> bool:
 def observe(folder: Path, modules: argparse.Namespace, seeds: int) -> list[Observed]:
     """Check every pair once and clean models of ``seeds`` seeds."""
     cases: list[Case] = []
-    measured = checking._measured
+    measured = examining._measured
 
-    def remembered(*args: Any) -> Case:
-        cases.append(measured(*args))
-        return cases[-1]
+    def remembered(*args: Any) -> examining.Measured:
+        found = measured(*args)
+        cases.append(found.case)
+        return found
 
-    checking._measured = remembered
+    examining._measured = remembered
     labels = modules.score.json.loads((folder / "labels.json").read_text())
     plan = [(p["arch"], p["fault"], 0, p["label"], p["needs"]) for p in labels["pairs"]]
     plan += [(arch, "clean", seed, "clean", "") for arch in labels["clean"] for seed in range(seeds)]
@@ -160,16 +163,14 @@ def observe(folder: Path, modules: argparse.Namespace, seeds: int) -> list[Obser
         batch = modules.archs.batch_of(arch, 777)
         args, kwargs = batch["args"], batch["kwargs"]
         start = modules.score.time.perf_counter()
-        report = checking.check(
-            model, (*args, kwargs) if kwargs else args, settings=checking.Settings.of({}), fixes=False
-        )
+        report = checking.check(model, (*args, kwargs) if kwargs else args, settings=Settings.of({}), fixes=False)
         seconds = modules.score.time.perf_counter() - start
         told = [f for f in report.findings if f.severity != "note"]
         names = tuple(dict.fromkeys(n for f in told for n in f.layers))
         failing = tuple(f.rule for f in told if f.severity == "error")
         warned = any(f.severity == "warning" for f in told)
         found.append(Observed(arch, fault, label, needs, cases[-1], failing, warned, names, seconds))
-    checking._measured = measured
+    examining._measured = measured
     return found
 
 

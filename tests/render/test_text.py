@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from pytest_initcheck.render import drawable, summary_line, terminal
 from pytest_initcheck.render.bars import ROWS
 from pytest_initcheck.render.code import fitted
-from pytest_initcheck.render.profile import axis, depth, layer_of, sample
-from pytest_initcheck.render.words import amount, brief, cells, cut, percent, shown, span
+from pytest_initcheck.render.profile import axis, depth, sample
+from pytest_initcheck.render.words import amount, brief, cells, cut, share, shown, span
+from pytest_initcheck.rules.named import layer_of
 
 from . import samples
 from .regenerate import golden
@@ -190,9 +191,9 @@ def test_the_profile_marks_where_findings_point_and_what_is_not_finite():
 def test_a_parameter_points_at_the_layer_that_uses_it():
     report = samples.vanishing()
 
-    assert layer_of(report, "blocks.0.fc.weight").name == "blocks.0.fc"
-    assert layer_of(report, "blocks.0.act").name == "blocks.0.act"
-    assert layer_of(report, "nowhere.weight") is None
+    assert layer_of(report.trace, "blocks.0.fc.weight").name == "blocks.0.fc"
+    assert layer_of(report.trace, "blocks.0.act").name == "blocks.0.act"
+    assert layer_of(report.trace, "nowhere.weight") is None
 
 
 def test_the_model_itself_is_no_layer_of_the_profile():
@@ -265,7 +266,7 @@ def test_amount(count: int, text: str):
 
 
 def test_percent():
-    assert [percent(x) for x in (None, 0.0, 0.001, 0.5, 1.0)] == ["-", "0 %", "<1 %", "50 %", "100 %"]
+    assert [share(x) for x in (None, 0.0, 0.001, 0.5, 1.0)] == ["-", "0 %", "<1 %", "50 %", "100 %"]
 
 
 @given(st.text(), st.integers(4, 60))

@@ -1,0 +1,284 @@
+"""One model is examined: placed, fed, probed, pushed, judged, and what is sick is mended on a copy."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import rules, thresholds
+from .errors import ProbeError, SettingsError
+from .mend import mend
+from .models.inputs import resolve_inputs
+from .phases import doing, told_to
+from .probing.call import Call
+from .probing.guard import untouched
+from .probing.probe import histograms, run_probe, sample_dim
+from .records import ConstructionFault, Finding, Report, Trace
+from .response.ask import ask
+from .response.perturb import push_of
+from .response.recurrence import carried
+from .response.unreached import unreached_reasons
+from .rules.culprits import suspects, typical_deviation
+from .rules.named import worst_layers
+from .schemes.fill import initialize
+from .schemes.origins import drawn_from
+from .settings import Settings
+from .words import first_line
+
+Loss = Callable[[Any], Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is asked about a model.
+
+    Attributes:
+        inputs, loss: as :func:`~pytest_initcheck.check_init` takes them.
+        settings: what is asked for.
+        name: what the report calls the model; its class name if ``None``.
+        extra_rules: rules of other plugins by name.
+        fixes: whether an unhealthy model is explained: fixes tried on copies, distributions named, histograms taken.
+    """
+
+    inputs: Any = None
+    loss: Loss | None = None
+    settings: Settings = field(default_factory=Settings)
+    name: str | None = None
+    extra_rules: Mapping[str, rules.Rule] = field(default_factory=dict)
+    fixes: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What was measured, of what, and how it was called.
+
+    Attributes:
+        subject: the model, or a copy on the device and in the dtype asked for.
+        call: how it was called.
+        case: what the rules judge.
+    """
+
+    subject: nn.Module
+    call: Call
+    case: rules.Case
+
+
+def examine(model: nn.Module, request: Request, faults: Mapping[str, ConstructionFault] | None = None) -> Report:
+    """Return the report on ``model``, which is left as it is.
+
+    Args:
+        model: the module.
+        request: what is asked.
+        faults: what construction left undone, by name.
+
+    Raises:
+        SettingsError, ProbeError: as :func:`~pytest_initcheck.check_init`.
+    """
+    _refuse(model)
+    measured = _measured_in_any_format(model, request, faults or {})
+    case, settings = measured.case, request.settings
+    names = [*case.trace.layers, *case.trace.parameters, *case.unwritten]
+    for setting in ("ignore", "select"):
+        rules.validate(getattr(settings, setting), setting=setting, layers=names, known=request.extra_rules)
+    findings, ignored = rules.judge(case, extra=request.extra_rules)
+    trace = case.trace
+    if request.fixes and findings:
+        findings = _mended(measured, request, findings)
+        trace = _with_histograms(measured, settings, findings)
+    return Report(
+        model=request.name or type(model).__name__,
+        ok=rules.passes(findings, settings.fail_on),
+        findings=tuple(findings),
+        ignored=tuple(ignored),
+        trace=trace,
+        response=case.response,
+        fail_on=settings.fail_on,
+        reproduce=_reproduce(settings, request.name),
+        settings=dict(settings.given),
+    )
+
+
+# -- measuring
+
+
+def _measured_in_any_format(model: nn.Module, request: Request, faults: Mapping[str, ConstructionFault]) -> Measured:
+    try:
+        return _measured(model, request, faults)
+    except ProbeError as error:
+        if "not implemented for 'Half'" not in str(error) and "not implemented for 'BFloat16'" not in str(error):
+            raise
+    # This device cannot run the format: measure in float32, where the rules predict what would not fit.
+    wide = replace(request, settings=replace(request.settings, dtype="float32"))
+    found = _measured(model, wide, faults)
+    told = f"{request.settings.dtype}: this device cannot run it; predicted from a float32 probe"
+    trace = replace(found.case.trace, unseen=(*found.case.trace.unseen, told))
+    return replace(found, case=replace(found.case, trace=trace, settings=request.settings))
+
+
+def _measured(model: nn.Module, request: Request, faults: Mapping[str, ConstructionFault]) -> Measured:
+    """Everything that touches the model, inside the guard that leaves no trace."""
+    settings, loss = request.settings, request.loss
+    subject = _placed(model, settings)
+    given = resolve_inputs(subject, request.inputs, device=settings.device, dtype=settings.dtype, seed=settings.seed)
+    alike = _alike(given)
+    # Centred over equal samples everything is zero: ask about the output as a whole instead.
+    call = replace(given, batch=None) if alike else given
+    with untouched(subject, tensors=call.tensors, also=(call.args, call.kwargs, loss)) as guard:
+        guard.backup_parameters()  # a forward pass may write to its own weights
+        probed = run_probe(subject, call, guard=guard, loss=loss, seed=settings.seed, mode=settings.mode)
+        trace = probed.trace
+        doing("response")
+        push = push_of(probed, guard, seed=settings.seed)
+        answer = ask(
+            push,
+            suspicious=any(s.loud for s in suspects(trace)),
+            oversized=typical_deviation(trace) > thresholds.OVERSIZED,
+        )
+        nothing = None if loss is None else _loss_of_nothing(probed.rerun_raw, loss)
+        origins = drawn_from(probed.model, probed.uses, trace.parameters) if request.fixes else {}
+        parameters = {
+            name: replace(p, wakes=answer.wakes.get(name), drawn_from=origins.get(name, ""))
+            for name, p in trace.parameters.items()
+        }
+        missing = [name for name, p in parameters.items() if p.requires_grad and not p.reached]
+        called = {layer.module for layer in trace.layers.values()}
+        unreached = unreached_reasons(probed.model, push, missing, called)
+        memory, unasked = carried(probed.model, seed=settings.seed)
+    trace = replace(
+        trace,
+        parameters=parameters,
+        unseen=(*trace.unseen, *_not_judged(given), *answer.unseen, *unasked),
+        equal_samples=alike,
+        loss_of_zero_output=nothing,
+    )
+    case = rules.Case(trace, answer.response, settings, unreached, faults, suspects(trace), memory)
+    return Measured(subject, given, case)
+
+
+def _not_judged(call: Call) -> list[str]:
+    """What these inputs do not let one ask."""
+    if _alike(call):
+        return ["all samples of the inputs are equal: whether the model tells inputs apart was not judged"]
+    if call.batch == 1:
+        return ["one sample: nothing that compares samples (input-blind, dead units) was judged"]
+    return []
+
+
+def _alike(call: Call) -> bool:
+    """Whether there are several samples and every input is the same for all of them."""
+    if call.batch is None or call.batch < 2:
+        return False
+    per_sample = [(t, d) for t in call.tensors if (d := sample_dim(t, call.batch)) is not None]
+    return bool(per_sample) and all(bool((t == t.narrow(d, 0, 1)).all()) for t, d in per_sample)
+
+
+def _loss_of_nothing(forward: Callable[[], Any], loss: Loss) -> float | None:
+    """The loss of an output that is zero everywhere: what a model that says nothing would pay."""
+    with torch.no_grad():
+        output = forward()
+        if not isinstance(output, Tensor) or not output.is_floating_point():
+            return None  # a structure whose parts the loss may read in any way
+        try:
+            return float(loss(torch.zeros_like(output)))
+        except Exception:  # a loss need not be defined there
+            return None
+
+
+# -- explaining
+
+
+def _mended(measured: Measured, request: Request, findings: list[Finding]) -> list[Finding]:
+    """The findings with fixes that were tried; each trial is a probe again."""
+    call, case = measured.call, measured.case
+    given = (*call.args, call.kwargs) if call.kwargs else call.args
+    plain = replace(request.settings, device=None, dtype=None, ignore=(), select=())
+    trial_request = replace(request, inputs=given, settings=plain, name=None, fixes=False)
+
+    def again(trial: nn.Module) -> tuple[Finding, ...]:
+        return examine(trial, trial_request).findings
+
+    def anew(trial: nn.Module) -> str:
+        initialize(trial, "auto", given, seed=request.settings.seed)
+        arguments = "model" if request.inputs is None else "model, inputs=inputs"
+        code = f"# without this import: print(pytest_initcheck.recommend_init({arguments}).code())"
+        return f"import pytest_initcheck\npytest_initcheck.apply_init({arguments})\n{code}"
+
+    doing("trying fixes")
+    with told_to(None):
+        return mend(
+            measured.subject, case.trace, findings, case.culprits, again, whole=anew, seed=request.settings.seed
+        )
+
+
+def _with_histograms(measured: Measured, settings: Settings, findings: Iterable[Finding]) -> Trace:
+    """The trace with histograms of the layers that errors and warnings name first, from one more forward pass.
+
+    Only once they are known: most models are healthy, and pay nothing.
+    """
+    subject, call, trace = measured.subject, measured.call, measured.case.trace
+    worst = worst_layers(trace, findings)
+    if not worst:
+        return trace
+    doing("histograms")
+    try:
+        with told_to(None), untouched(subject, tensors=call.tensors, also=(call.args, call.kwargs)) as guard:
+            guard.backup_parameters()
+            seen = histograms(subject, call, worst, guard=guard, seed=settings.seed, mode=settings.mode)
+    except ProbeError:  # it ran once, and what was found then stands
+        return trace
+    layers = {
+        name: replace(layer, histogram=seen[name]) if name in seen else layer for name, layer in trace.layers.items()
+    }
+    return replace(trace, layers=layers)
+
+
+# -- before
+
+
+def _refuse(model: nn.Module) -> None:
+    """Raise for a model whose weights are not here."""
+    kind = type(model).__name__
+    for name, parameter in model.named_parameters():
+        home = type(parameter.data).__module__
+        if home.startswith("torch.distributed") or type(model).__module__.startswith("torch.distributed.fsdp"):
+            raise ProbeError(
+                f"the weights of {kind} are sharded over processes ({name}), which is not supported yet: "
+                "check the model before it is sharded"
+            )
+        if parameter.is_meta:
+            raise ProbeError(
+                f"{name} of {kind} is on the meta device and has no values: check the model after to_empty() and its "
+                "initialization, or give a factory that builds it elsewhere"
+            )
+
+
+def _placed(model: nn.Module, settings: Settings) -> nn.Module:
+    """``model`` itself, or a copy on the device and in the dtype that the user asked for."""
+    dtype = None
+    if settings.dtype is not None:
+        dtype = getattr(torch, settings.dtype, None)
+        if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+            raise SettingsError(
+                f"dtype must be a floating dtype such as float32, bfloat16, float16 (got {settings.dtype!r})"
+            )
+    if settings.device is None and dtype is None:
+        return model
+    try:
+        device = torch.device(settings.device) if settings.device else None
+        first = next(iter(model.parameters()), None)
+        if first is not None and (device is None or first.device == device) and (dtype is None or first.dtype == dtype):
+            return model
+        return copy.deepcopy(model).to(device=device, dtype=dtype)
+    except (RuntimeError, AssertionError) as error:
+        reason = first_line(error)
+        raise SettingsError(f"device {settings.device!r} cannot be used here: {reason}") from error
+
+
+def _reproduce(settings: Settings, name: str | None) -> str:
+    given = {"seed": settings.seed, **settings.given}
+    return f"check_init({name or 'model'}, inputs, {', '.join(f'{k}={v!r}' for k, v in given.items())})"
