@@ -66,7 +66,7 @@ def done(name: str, changed: list[Weight], scope: str, defect: str = "") -> Faul
     return Fault(f"{name} {scope}", units, [p for w in changed for p in w.parameters()], defect)
 
 
-def _scope(r: random.Random, *, one: float = 0.45, some: float = 0.2) -> str:
+def _scope(r: random.Random, *, one: float = 0.4, some: float = 0.25) -> str:
     u = r.random()
     return "one" if u < one else "some" if u < one + some else "all"
 
@@ -81,15 +81,17 @@ def _change(
     return done(name, changed, scope)
 
 
-@fault(4)
+@fault(5)
 def scale(model: nn.Module, r: random.Random, head: tuple[str, ...]) -> Fault | None:
     """Weights times a factor."""
     scope = _scope(r)
-    factor = r.choice((0.01, 0.1, 0.3, 3.0, 10.0, 100.0) if scope == "all" else (0.01, 0.1, 10.0, 100.0))
+    factor = r.choice(
+        (0.01, 0.03, 0.1, 0.3, 3.0, 10.0, 30.0, 100.0) if scope == "all" else (0.001, 0.01, 0.1, 10.0, 100.0, 1000.0)
+    )
     return _change(model, r, head, f"scale x{factor:g}", lambda w: w.scale_(factor), scope)
 
 
-@fault(1.5)
+@fault(3)
 def bias(model: nn.Module, r: random.Random, head: tuple[str, ...]) -> Fault | None:
     """Biases far from zero: one of them constant, or all of them drawn."""
     found = [b for b in biases(model) if not is_head(b[0], head)]
@@ -100,7 +102,7 @@ def bias(model: nn.Module, r: random.Random, head: tuple[str, ...]) -> Fault | N
             p.normal_()
         return Fault("bias normal all")
     name, unit, p = r.choice(found)
-    value = r.choice((-10.0, -3.0, 3.0, 10.0))
+    value = r.choice((-30.0, -10.0, -3.0, 3.0, 10.0, 30.0))
     p.fill_(value)
     return Fault(f"bias {value:g} one", [unit], [name])
 
@@ -151,7 +153,7 @@ def twice(model: nn.Module, r: random.Random, head: tuple[str, ...]) -> Fault | 
     return _change(model, r, head, "twice", lambda w: w.scale_(w.rms()), _scope(r, one=0.3))
 
 
-@fault(2)
+@fault(3)
 def unapplied(model: nn.Module, r: random.Random, head: tuple[str, ...]) -> Fault | None:
     """Left as randn gave it."""
     return _change(model, r, head, "unapplied randn", lambda w: w.set_(torch.randn_like(w.value())), _scope(r))
@@ -175,7 +177,7 @@ def classes(model: nn.Module, r: random.Random, head: tuple[str, ...]) -> Fault 
     return Fault(f"classes default {kind} all")
 
 
-@fault(1)
+@fault(0.6)
 def tied(model: nn.Module, r: random.Random, head: tuple[str, ...]) -> Fault | None:
     """Two layers given one weight; a head tied to an embedding that is drawn as embeddings are."""
     found = [w for w in weights(model) if not w.wrapped and w.kind in ("layer", "embedding")]
@@ -200,13 +202,13 @@ def tied(model: nn.Module, r: random.Random, head: tuple[str, ...]) -> Fault | N
     return Fault("tied layers one", [a.unit, b.unit], [a.name, b.name])
 
 
-@fault(1.5)
+@fault(2)
 def head(model: nn.Module, r: random.Random, head: tuple[str, ...]) -> Fault | None:
     """A head far off scale."""
     w = pick(r, [w for w in weights(model) if is_head(w.name, head) and w.rms() > 0])
     if w is None:
         return None
-    factor = r.choice((0.0, 0.01, 10.0, 100.0, 1000.0))
+    factor = r.choice((0.0, 0.01, 30.0, 100.0, 300.0, 1000.0))
     if factor:
         w.scale_(factor)
     else:

@@ -211,7 +211,12 @@ def language(r: random.Random) -> Design:
     lag, tied = r.choice((0, 0, 1)), r.random() < 0.4
     task = tasks.next_token(r, vocabulary, steps, lag)
     facts = {**facts, "tied": tied, "lag": lag + 1}
-    return Design(facts, lambda: _Language(make, vocabulary, steps, width, blocks(), tied), task)
+    return Design(
+        facts,
+        lambda: _Language(make, vocabulary, steps, width, blocks(), tied),
+        task,
+        ("tokens",) if tied else ("head",),
+    )
 
 
 class _Pooled(nn.Module):

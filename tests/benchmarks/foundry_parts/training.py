@@ -14,7 +14,7 @@ from foundry_parts.tasks import Task
 #: Steps of every training.
 STEPS = 100
 #: Rates tried for each optimizer.
-RATES = {"adam": (1e-3, 3e-3, 1e-2), "sgd": (3e-3, 3e-2, 1e-1)}
+RATES = {"adam": (5e-4, 2e-3, 5e-3), "sgd": (3e-3, 2e-2, 1e-1)}
 #: Losses at the end whose median is the result.
 LAST = 12
 #: Steps after which a sound twin goes on at its best rate alone.
