@@ -1,7 +1,8 @@
 """Ground that cannot be memorised: models drawn from integers, labelled by training, and what the verdict says of them.
 
     python tests/benchmarks/foundry.py label START STOP [--jobs N] [--seconds S] --out FILE.jsonl
-    python tests/benchmarks/foundry.py score [--loss] [--split chosen|reported] [--jobs N] [--labels FILE.jsonl]
+    python tests/benchmarks/foundry.py score [--loss] [--split chosen|reported] [--twins] [--jobs N]
+    python tests/benchmarks/foundry.py fixes [--loss] [--split chosen|reported] [--jobs N]
     python tests/benchmarks/foundry.py show SEED
 
 A seed stands for an architecture of one of the families of ``foundry_parts``, a task, and an initialization: the family's own
@@ -17,7 +18,7 @@ torch alone. Labels, by progress (the share of the sound twin's fall of the loss
     sound      the sound initialization itself: it must not be failed
     unlearnable  the sound twin does not learn, or one draw of it much worse than another: left out
 
-``score`` checks every labelled seed. Thresholds are chosen on even seeds of the families that are not left out
+``score`` checks every labelled seed; ``fixes`` checks the harmed ones, pastes the offered fix and trains again. Thresholds are chosen on even seeds of the families that are not left out
 (``--split chosen``) and reported on the rest.
 """
 
@@ -40,7 +41,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import torch
 
-from foundry_parts.drawing import draw
+from foundry_parts.drawing import draw, may_choose
 from foundry_parts.labelling import label
 
 LABELS = Path(__file__).parent / "foundry_labels.jsonl"
@@ -143,12 +144,15 @@ def main() -> None:
     one.add_argument("--out", type=Path, default=LABELS)
     one.add_argument("--seconds", type=float, default=float("inf"), help="stop after so long")
     two = commands.add_parser("score", help="check what is labelled")
-    two.add_argument("--loss", action="store_true", help="give the check the task's loss")
-    two.add_argument("--split", choices=("chosen", "reported"), help="one part only")
-    two.add_argument("--labels", type=Path, default=LABELS)
+    three = commands.add_parser("fixes", help="train the harmed ones with the offered fix")
+    for command in (two, three):
+        command.add_argument("--loss", action="store_true", help="give the check the task's loss")
+        command.add_argument("--split", choices=("chosen", "reported"), help="one part only")
+        command.add_argument("--labels", type=Path, default=LABELS)
+        command.add_argument("--every", type=int, default=1, metavar="N", help="only every Nth seed")
+    two.add_argument("--twins", action="store_true", help="check the sound twins of all others, too")
     two.add_argument("--out", type=Path, help="write a line for every verdict here")
-    two.add_argument("--every", type=int, default=1, metavar="N", help="only every Nth seed")
-    for command in (one, two):
+    for command in (one, two, three):
         command.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     commands.add_parser("show", help="print what a seed stands for").add_argument("seed", type=int)
     options = parser.parse_args()
@@ -157,19 +161,25 @@ def main() -> None:
     elif options.command == "show":
         show(options.seed)
     else:
-        from foundry_parts.scoring import judge, report  # needs the package, which labelling does not
-
-        records = [r for r in read(options.labels) if r["label"] not in ("unlearnable", "broken")][:: options.every]
-        if options.split:
-            records = [r for r in records if draw_chosen(r) == (options.split == "chosen")]
-        report(list(spread(judge, [(r, options.loss) for r in records], options.jobs)), options.out)
+        check(options)
 
 
-def draw_chosen(record: dict[str, Any]) -> bool:
-    """Whether thresholds may be chosen on a labelled seed."""
-    from foundry_parts.drawing import LEFT_OUT
+def check(options: argparse.Namespace) -> None:
+    """Do ``score`` or ``fixes``; these need the package, which labelling does not."""
+    from foundry_parts.fixing import repaired, report_fixes
+    from foundry_parts.scoring import judge, report
 
-    return record["seed"] % 2 == 0 and record["family"] not in LEFT_OUT
+    records = [r for r in read(options.labels) if r["label"] not in ("unlearnable", "broken")][:: options.every]
+    if options.split:
+        records = [r for r in records if may_choose(r["seed"], r["family"]) == (options.split == "chosen")]
+    if options.command == "fixes":
+        report_fixes(
+            list(spread(repaired, [(r, options.loss) for r in records if r["label"] == "harmed"], options.jobs))
+        )
+        return
+    if options.twins:
+        records += [{**r, "label": "twin", "faults": []} for r in records if r["origin"] != "sound"]
+    report(list(spread(judge, [(r, options.loss) for r in records], options.jobs)), options.out)
 
 
 if __name__ == "__main__":

@@ -71,7 +71,7 @@ class Drawn:
     @property
     def chosen(self) -> bool:
         """Whether thresholds may be chosen on it."""
-        return self.seed % 2 == 0 and self.family not in LEFT_OUT
+        return may_choose(self.seed, self.family)
 
     def _spoil(self, model: nn.Module) -> None:
         """Apply the scheme or the faults, and note them."""
@@ -98,6 +98,11 @@ class Drawn:
         if all(f.units for f in done):
             self.units = list(dict.fromkeys(u for f in done for u in f.units))
             self.parameters = list(dict.fromkeys(p for f in done for p in f.parameters))
+
+
+def may_choose(seed: int, family: str) -> bool:
+    """Whether thresholds may be chosen on a seed of a family."""
+    return seed % 2 == 0 and family not in LEFT_OUT
 
 
 def _fingerprint(model: nn.Module) -> list[bytes]:

@@ -34,7 +34,7 @@ def conv(r: random.Random) -> Design:
     kind = r.choice(("none", *GRID_NORMS))
     depth = between(r, 2, 12 if kind == "none" else 16)
     activation = r.choice(DEEP) if depth > 6 else r.choice(list(ACTIVATIONS))
-    width, channels, size, n = r.choice((8, 12, 16)), r.choice((1, 3)), r.choice((8, 10)), r.randint(3, 4)
+    width, channels, size, n = r.choice((8, 12, 16)), r.choice((1, 3)), 8, r.randint(3, 4)
     make, task = Maker.drawn(r), tasks.gratings(r, size, channels, n)
 
     def build() -> nn.Module:
@@ -42,7 +42,7 @@ def conv(r: random.Random) -> Design:
         for i in range(depth):
             size = 1.0 if i == 0 else gain(activation)
             layers.append(
-                make.conv(2, channels if i == 0 else width, width, size=size, stride=2 if i == 1 else 1, padding=1)
+                make.conv(2, channels if i == 0 else width, width, size=size, stride=2 if i == 0 else 1, padding=1)
             )
             layers += [norm(kind, width, 2)] if kind != "none" else []
             layers.append(ACTIVATIONS[activation]())
@@ -72,7 +72,7 @@ def residual_conv(r: random.Random) -> Design:
     depth, apart = between(r, 2, 8), r.random() < 0.3
     form = forms(r, place, depth)
     activation = r.choice(("relu", "gelu", "silu", "elu"))
-    width, channels, size, n = r.choice((8, 12)), r.choice((1, 3)), r.choice((8, 10)), r.randint(3, 4)
+    width, channels, size, n = r.choice((8, 12)), r.choice((1, 3)), 8, r.randint(3, 4)
     make, task = Maker.drawn(r), tasks.gratings(r, size, channels, n)
 
     def build() -> nn.Module:
@@ -215,7 +215,7 @@ def unet(r: random.Random) -> Design:
     """A dense map with a way around the middle."""
     depth, activation, kind = between(r, 1, 5), r.choice(("relu", "gelu", "silu")), r.choice(("none", *GRID_NORMS))
     width, channels, dout = r.choice((8, 12)), r.randint(1, 3), r.randint(1, 2)
-    make, task = Maker.drawn(r), tasks.dense(r, (8, 8), channels, dout, batch=8)
+    make, task = Maker.drawn(r), tasks.dense(r, (8, 8), channels, dout, batch=6)
     facts = {"depth": depth, "width": width, "activation": activation, "norm": kind}
     return Design(facts, lambda: _Unet(make, channels, width, depth, activation, kind, dout), task)
 
@@ -250,6 +250,6 @@ class _Mixer(nn.Module):
 @family
 def mixer(r: random.Random) -> Design:
     """Patches mixed by MLPs."""
-    depth, width, channels, n = between(r, 1, 4), r.choice((16, 24)), r.choice((1, 3)), r.randint(3, 4)
+    depth, width, channels, n = between(r, 1, 3), r.choice((16, 24)), r.choice((1, 3)), r.randint(3, 4)
     make, task = Maker.drawn(r), tasks.gratings(r, 8, channels, n)
     return Design({"blocks": depth, "width": width}, lambda: _Mixer(make, channels, width, depth, 8, n), task)

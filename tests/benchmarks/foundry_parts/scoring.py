@@ -14,7 +14,7 @@ import torch
 from tabulate import tabulate
 from torch import nn
 
-from foundry_parts.drawing import LEFT_OUT, Drawn, draw
+from foundry_parts.drawing import LEFT_OUT, Drawn, draw, may_choose
 from foundry_parts.weights import unit_of
 from pytest_initcheck import check_init
 
@@ -24,9 +24,14 @@ SEVERITIES = ("error", "warning", "note")
 
 
 def judge(item: tuple[dict[str, Any], bool]) -> Judged:
-    """Check what a record's seed stands for, with its task's loss or without."""
+    """Check what a record's seed stands for (or its sound twin), with its task's loss or without."""
     record, with_loss = item
     drawn = draw(record["seed"])
+    if record["label"] == "twin":
+        drawn.origin, drawn.units = "sound", []
+    elif (drawn.family, drawn.faults) != (record["family"], record["faults"]):
+        message = f"labelled as {record['family']} with {record['faults']}, now {drawn.family} with {drawn.faults}"
+        raise SystemExit(f"seed {record['seed']} is another model than the labels are of: {message}")
     inputs, target = drawn.batch()
     began = time.process_time()
     try:
@@ -136,10 +141,11 @@ ROWS: dict[str, Callable[[dict[str, Any]], bool]] = {
     "  of clear margin (0.05)": lambda r: r["label"] == "harmless" and r["margin"] >= 0.05,
     "  published schemes among them": lambda r: r["label"] == "harmless" and r["origin"] == "published",
     "sound failed": lambda r: r["label"] == "sound",
+    "sound twins of the others failed": lambda r: r["label"] == "twin",
     "hurt failed": lambda r: r["label"] == "hurt",
 }
 PARTS: dict[str, Callable[[dict[str, Any]], bool]] = {
-    "chosen on": lambda r: r["seed"] % 2 == 0 and r["family"] not in LEFT_OUT,
+    "chosen on": lambda r: may_choose(r["seed"], r["family"]),
     "reported: other seeds": lambda r: r["seed"] % 2 == 1 and r["family"] not in LEFT_OUT,
     "reported: families left out": lambda r: r["family"] in LEFT_OUT,
 }
@@ -165,12 +171,15 @@ def report(judged: list[Judged], out: Path | None) -> None:
     table = []
     for title, keep in ROWS.items():
         cells = [[found(r, v) for r, v in rows if keep(r)] for rows in parts.values()]
-        table.append([title, *(wilson(sum(c), len(c)) for c in cells)])
+        if any(cells):
+            table.append([title, *(wilson(sum(c), len(c)) for c in cells)])
     named = [_naming([j for j in rows if j[0]["label"] != "harmless"]) for rows in parts.values()]
     table.append(["of those failed: first named is at fault", *(n[0] for n in named)])
     table.append(["  or next to it", *(n[1] for n in named)])
     print(tabulate(table, ["", *parts], tablefmt="github"))
-    labels = ("harmed", "defect", "harmless", "sound", "hurt")
+    labels = [
+        x for x in ("harmed", "defect", "harmless", "sound", "twin", "hurt") if any(r["label"] == x for r, _ in judged)
+    ]
     rows = []
     for family in sorted({r["family"] for r, _ in judged}):
         those = [j for j in judged if j[0]["family"] == family]
@@ -186,7 +195,7 @@ def _misses(judged: list[Judged]) -> None:
         "harmed, not failed": [(r, v) for r, v in judged if r["label"] == "harmed" and not found(r, v)],
         "defects, not named": [(r, v) for r, v in judged if r["label"] == "defect" and not found(r, v)],
         "harmless, failed": [(r, v) for r, v in judged if r["label"] == "harmless" and found(r, v)],
-        "sound, failed": [(r, v) for r, v in judged if r["label"] == "sound" and found(r, v)],
+        "sound, failed": [(r, v) for r, v in judged if r["label"] in ("sound", "twin") and found(r, v)],
     }
     for title, rows in wrong.items():
         print(f"\n{title}: {len(rows)}")

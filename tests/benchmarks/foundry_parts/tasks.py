@@ -99,7 +99,7 @@ def classes(r: random.Random, din: int, n_classes: int, batch: int = 48) -> Task
     return Task(f"{n_classes} classes of {din} features", batch, draw, F.cross_entropy, constant)
 
 
-def gratings(r: random.Random, size: int, channels: int, n_classes: int, batch: int = 24) -> Task:
+def gratings(r: random.Random, size: int, channels: int, n_classes: int, batch: int = 16) -> Task:
     """Images of noise and a grating, classified by its angle."""
     g0 = generator(r)
     yy, xx = torch.meshgrid(torch.arange(size).float(), torch.arange(size).float(), indexing="ij")
@@ -129,7 +129,7 @@ def _waves(r: random.Random, n: int, shape: tuple[int, ...], channels: int) -> T
     return patterns / patterns.square().sum(0).mean().sqrt()
 
 
-def reconstruction(r: random.Random, shape: tuple[int, ...], channels: int, batch: int = 24, rank: int = 3) -> Task:
+def reconstruction(r: random.Random, shape: tuple[int, ...], channels: int, batch: int = 16, rank: int = 3) -> Task:
     """Grids that a few smooth patterns span, to be given back."""
     patterns = _waves(r, rank, shape, channels)
 
@@ -172,7 +172,7 @@ def series(r: random.Random, steps: int, din: int, dout: int, *, every: bool, ba
     return Task(f"{'every step' if every else 'the end'} of series of {steps}x{din}", batch, draw, F.mse_loss, 1.0)
 
 
-def next_token(r: random.Random, vocabulary: int, steps: int, lag: int, batch: int = 24) -> Task:
+def next_token(r: random.Random, vocabulary: int, steps: int, lag: int, batch: int = 16) -> Task:
     """The next token follows from the one ``lag`` before by a fixed permutation, nearly always."""
     order = torch.randperm(vocabulary, generator=generator(r))
     sure = 0.97

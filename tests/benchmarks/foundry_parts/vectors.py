@@ -76,7 +76,7 @@ def residual_mlp(r: random.Random) -> Design:
     """Residual blocks of two layers."""
     place = r.choice(("pre", "pre", "post", "none"))
     kind = "none" if place == "none" else r.choice(NORMS)
-    depth = between(r, 2, 32)
+    depth = between(r, 2, 32) if r.random() < 0.5 else between(r, 2, 8)
     form = forms(r, place, depth)
     activation = r.choice(list(ACTIVATIONS))
     width, din, dout = r.choice((16, 24, 32)), r.randint(4, 10), r.randint(1, 4)
@@ -154,7 +154,7 @@ class _Experts(nn.Module):
 @family
 def experts(r: random.Random) -> Design:
     """A mixture of experts in every block."""
-    depth, count, best = between(r, 1, 5), r.choice((3, 4, 6)), r.choice((0, 2))
+    depth, count, best = between(r, 1, 4), r.choice((3, 4, 6)), r.choice((0, 2))
     kind = r.choice(("layer", "rms"))
     form = forms(r, "pre", depth)
     width, din, dout = r.choice((16, 24)), r.randint(4, 10), r.randint(1, 4)
