@@ -269,3 +269,28 @@ def test_labels_are_resumed_and_the_same_again(tmp_path: Path) -> None:
 
     assert labels((tmp_path / "out.jsonl").read_text().splitlines()) == labels(lines)
     assert len(lines) == 3
+
+
+def test_the_first_name_is_at_fault_next_to_it_or_elsewhere(parts: Callable[[str], Any]) -> None:
+    drawn = parts("drawing").design_of("residual_mlp", 3)
+    place = parts("scoring")._place
+    drawn.units = ["blocks.1.branch.fc1"]
+
+    assert place(drawn, ["blocks.1.branch.fc1.weight"]) == "target"
+    assert place(drawn, ["blocks.1.branch.fc1", "head"]) == "target"
+    assert place(drawn, ["blocks.1.branch.fc2"]) == "neighbour"
+    assert place(drawn, ["blocks.1.branch"]) == "neighbour"  # the module it is in
+    assert place(drawn, ["head"]) == "elsewhere"
+    assert place(drawn, []) == "elsewhere"
+
+
+def test_bare_parameters_are_neighbours_in_the_order_of_their_definition(parts: Callable[[str], Any]) -> None:
+    drawn = next(
+        d
+        for d in (parts("drawing").design_of("raw_parameters", s) for s in range(20))
+        if d.design.facts["form"] == "plain"
+    )
+    drawn.units = ["weights.0"]
+
+    assert parts("scoring")._place(drawn, ["weights.0"]) == "target"
+    assert parts("scoring")._place(drawn, ["weights.1"]) == "neighbour"

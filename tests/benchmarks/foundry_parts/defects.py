@@ -13,10 +13,13 @@ from foundry_parts.faults import Fault, done, fault, inner
 from foundry_parts.weights import Weight, pick, unit_of, weights
 
 
-@fault(2)
+@fault(4)
 def constant(model: nn.Module, r: random.Random, head: tuple[str, ...]) -> Fault | None:
     """Units that are exact twins: a constant, or one unit's weights copied to all."""
     found = [w for w in inner(model, head, ("layer", "raw")) if w.value().shape[0] > 1 and w.wrapped != "spectral"]
+    found = [
+        w for w in found if getattr(w.module, "groups", 1) == 1
+    ]  # alike filters of different channels are no twins
     if not found:
         return None
     if r.random() < 0.25:
@@ -37,7 +40,7 @@ def constant(model: nn.Module, r: random.Random, head: tuple[str, ...]) -> Fault
     return done("constant", [w], "one", "error")
 
 
-@fault(1.6)
+@fault(3.5)
 def unwritten(model: nn.Module, r: random.Random, head: tuple[str, ...]) -> Fault | None:
     """Memory that nothing was written to, or a value that is no number."""
     w = pick(r, [w for w in weights(model) if w.kind != "embedding" and w.wrapped != "spectral"])
@@ -58,7 +61,7 @@ def _layers(model: nn.Module, head: tuple[str, ...]) -> dict[str, Weight]:
     return {w.unit: w for w in inner(model, head, ("layer", "recurrent"))}
 
 
-@fault(1)
+@fault(2)
 def frozen(model: nn.Module, r: random.Random, head: tuple[str, ...]) -> Fault | None:
     """A layer that the optimizer never sees."""
     w = pick(r, list(_layers(model, head).values()))
@@ -76,7 +79,7 @@ def _detach(value: Any) -> Any:
     return tuple(map(_detach, value)) if isinstance(value, tuple) else value
 
 
-@fault(1.2)
+@fault(2.5)
 def detached(model: nn.Module, r: random.Random, head: tuple[str, ...]) -> Fault | None:
     """A layer whose output is cut from the graph."""
     w = pick(r, list(_layers(model, head).values()))
@@ -89,7 +92,7 @@ def detached(model: nn.Module, r: random.Random, head: tuple[str, ...]) -> Fault
     return Fault("detached one", [w.unit], w.parameters(), "error")
 
 
-@fault(0.8)
+@fault(1.5)
 def unused(model: nn.Module, r: random.Random, head: tuple[str, ...]) -> Fault | None:
     """A layer that nothing calls."""
     owner, path = model, ""

@@ -57,7 +57,7 @@ class Drawn:
     def model(self) -> nn.Module:
         """The model as it is judged, built anew."""
         model = self.sound()
-        self._spoil(model)
+        self.spoil(model)
         return model
 
     def inputs(self) -> tuple[torch.Tensor, ...]:
@@ -73,16 +73,15 @@ class Drawn:
         """Whether thresholds may be chosen on it."""
         return may_choose(self.seed, self.family)
 
-    def _spoil(self, model: nn.Module) -> None:
-        """Apply the scheme or the faults, and note them."""
-        self.faults, self.units, self.parameters, self.needs = [], [], [], ""
+    def spoil(self, model: nn.Module) -> list[Fault]:
+        """Apply the scheme or the faults that were drawn to a soundly built model."""
         r = random.Random(f"foundry {self.seed} faults")
         if self.origin == "published":
             scheme = r.choice(sorted(SCHEMES))
             apply_scheme(model, scheme)
-            self.faults = [scheme]
+            return [Fault(scheme)]
         if self.origin != "faults":
-            return
+            return []
         count = r.choices((1, 2, 3), (0.6, 0.25, 0.15))[0]
         among = [k for k in FAULTS if count == 1 or k not in ALONE]
         done: list[Fault] = []
@@ -92,12 +91,9 @@ class Drawn:
                 found = draw_fault(model, r, self.design.head, among)
                 if found is not None and (found.defect or _fingerprint(model) != before):
                     done.append(found)
+                    among.remove(found.kind)
                     break
-        self.faults = [f.name for f in done]
-        self.needs = next((f.defect for f in done if f.defect), "")
-        if all(f.units for f in done):
-            self.units = list(dict.fromkeys(u for f in done for u in f.units))
-            self.parameters = list(dict.fromkeys(p for f in done for p in f.parameters))
+        return done
 
 
 def may_choose(seed: int, family: str) -> bool:
@@ -116,8 +112,13 @@ def draw(seed: int) -> Drawn:
     u = r.random()
     drawn = Drawn(seed, family, FAMILIES[family](random.Random(f"foundry {seed} design")))
     drawn.origin = "sound" if u < SOUND else "published" if u < SOUND + PUBLISHED else "faults"
-    drawn.model()
-    if not drawn.faults:
+    done = drawn.spoil(drawn.sound())
+    drawn.faults = [f.name for f in done]
+    drawn.needs = next((f.defect for f in done if f.defect), "")
+    if all(f.units for f in done):
+        drawn.units = list(dict.fromkeys(u for f in done for u in f.units))
+        drawn.parameters = list(dict.fromkeys(p for f in done for p in f.parameters))
+    if not done:
         drawn.origin = "sound"
     return drawn
 

@@ -21,6 +21,7 @@ class Fault:
         name: kind and details, as ``scale x100 one``.
         units: the layers it was done to; empty if to all.
         parameters: their parameters.
+        kind: the key of :data:`FAULTS` that it was drawn by.
         defect: "" if training alone says whether it is one; "error" if it must be an error, "named" if a warning will do.
     """
 
@@ -28,6 +29,7 @@ class Fault:
     units: list[str] = field(default_factory=list)
     parameters: list[str] = field(default_factory=list)
     defect: str = ""
+    kind: str = ""
 
 
 Make = Callable[[nn.Module, random.Random, tuple[str, ...]], "Fault | None"]
@@ -216,7 +218,7 @@ def head(model: nn.Module, r: random.Random, head: tuple[str, ...]) -> Fault | N
     return done(f"head x{factor:g}", [w], "one")
 
 
-@fault(1.5)
+@fault(3)
 def norm(model: nn.Module, r: random.Random, head: tuple[str, ...]) -> Fault | None:
     """The scale of a norm, or of all."""
     found = norms(model)
@@ -231,7 +233,7 @@ def norm(model: nn.Module, r: random.Random, head: tuple[str, ...]) -> Fault | N
     return Fault(f"norm x{factor:g} one", [n for n, _ in changed], [f"{n}.weight" for n, _ in changed])
 
 
-@fault(1.5)
+@fault(6)
 def recurrent(model: nn.Module, r: random.Random, head: tuple[str, ...]) -> Fault | None:
     """Weights over time, or decays, off scale."""
     rates = named(model, "log_rate")
@@ -248,7 +250,7 @@ def recurrent(model: nn.Module, r: random.Random, head: tuple[str, ...]) -> Faul
     return done(f"recurrent x{factor:g}", [w], "one")
 
 
-@fault(2)
+@fault(4)
 def gate(model: nn.Module, r: random.Random, head: tuple[str, ...]) -> Fault | None:
     """A gate shut, or wide open, from the first step."""
     choices: list[tuple[str, str, Tensor, float]] = []
@@ -282,7 +284,7 @@ def gate(model: nn.Module, r: random.Random, head: tuple[str, ...]) -> Fault | N
     return Fault(f"gate {what} {value:g} one", [unit_of(name, model)], [name])
 
 
-@fault(3)
+@fault(6)
 def logit_scale(model: nn.Module, r: random.Random, head: tuple[str, ...]) -> Fault | None:
     """A scale of logits given as it is where its logarithm belongs."""
     found = named(model, "logit_scale")
@@ -292,12 +294,12 @@ def logit_scale(model: nn.Module, r: random.Random, head: tuple[str, ...]) -> Fa
     return Fault("logit_scale no log one", [found[0][0]], [found[0][0]])
 
 
-@fault(1.5)
+@fault(4)
 def attention(model: nn.Module, r: random.Random, head: tuple[str, ...]) -> Fault | None:
     """Queries and keys far too large."""
     groups: dict[str, list[Weight]] = {}
     for w in weights(model):
-        if w.name.endswith((".q.weight", ".k.weight", "qkv.weight")):
+        if w.name.endswith((".q.weight", ".k.weight", "qkv.weight", "in_proj_weight")):
             groups.setdefault(w.unit.rpartition(".")[0], []).append(w)
     if not groups:
         return None
@@ -305,11 +307,11 @@ def attention(model: nn.Module, r: random.Random, head: tuple[str, ...]) -> Faul
     changed = [w for g in each(list(groups.values()), scope, r) for w in g]
     for w in changed:
         rows = w.raw()
-        (rows[: 2 * len(rows) // 3] if w.name.endswith("qkv.weight") else rows).mul_(30)
+        (rows[: 2 * len(rows) // 3] if w.name.endswith(("qkv.weight", "in_proj_weight")) else rows).mul_(30)
     return done("attention x30", changed, scope)
 
 
-@fault(1.5)
+@fault(4)
 def embedding(model: nn.Module, r: random.Random, head: tuple[str, ...]) -> Fault | None:
     """A table of embeddings off scale."""
     w = pick(r, [w for w in weights(model) if w.kind == "embedding" and w.rms() > 0])
@@ -326,5 +328,6 @@ def draw_fault(model: nn.Module, r: random.Random, head: tuple[str, ...], among:
         kind = r.choices(among, [FAULTS[k][0] for k in among])[0]
         found = FAULTS[kind][1](model, r, head)
         if found is not None:
+            found.kind = kind
             return found
     return None

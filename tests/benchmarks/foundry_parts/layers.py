@@ -128,7 +128,7 @@ class Residual(nn.Module):
         self.norm = norm(kind, width, dims) if place != "none" else nn.Identity()
         self.branch = branch
         self.post = place == "post"
-        last = [p for p in branch.parameters() if p.dim() >= 2][-1]
+        last = getattr(branch, "last", [p for p in branch.parameters() if p.dim() >= 2])[-1]
         with torch.no_grad():
             if form == "zero":
                 last.zero_()
@@ -184,6 +184,21 @@ class Glu(nn.Module):
             self.up(x)
             * (torch.sigmoid(gate) * 1.8 if self.activation == "sigmoid" else getattr(F, self.activation)(gate))
         )
+
+
+class TorchAttention(nn.Module):
+    """Self-attention as torch has it."""
+
+    def __init__(self, make: Maker, width: int, heads: int, *, causal: bool) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(width, heads, batch_first=True)
+        fill_(self.attention.in_proj_weight, width, width, 1.0, make.distribution)
+        fill_(self.attention.out_proj.weight, width, width, 1.0, make.distribution)
+        self.causal = causal
+
+    def forward(self, x: Tensor) -> Tensor:
+        mask = nn.Transformer.generate_square_subsequent_mask(x.shape[1]) if self.causal else None
+        return self.attention(x, x, x, attn_mask=mask, need_weights=False)[0]
 
 
 class Attention(nn.Module):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from foundry_parts import tasks
 from foundry_parts.design import Design, between, family
-from foundry_parts.layers import ACTIVATIONS, Attention, Glu, Maker, Mlp, Residual, forms, gain, norm
+from foundry_parts.layers import ACTIVATIONS, Attention, Glu, Maker, Mlp, Residual, TorchAttention, forms, gain, norm
 from foundry_parts.vectors import stack
 
 
@@ -135,6 +135,7 @@ def _transformer(r: random.Random, *, causal: bool, depth: int, width: int) -> t
     form = forms(r, place, 2 * depth)
     heads, fused, gated = r.choice((1, 2, 4)), r.random() < 0.5, r.random() < 0.3
     activation = r.choice(("silu", "gelu")) if gated else r.choice(("gelu", "relu"))
+    of_torch = r.random() < 0.3
     small = r.random() < 0.4  # one deviation for all, as language models have it
     make = Maker.drawn(r)
 
@@ -142,7 +143,11 @@ def _transformer(r: random.Random, *, causal: bool, depth: int, width: int) -> t
         made: list[nn.Module] = []
         for _ in range(depth):
             feed = (Glu if gated else Mlp)(make, width, 2 * width, activation)
-            attention = Attention(make, width, heads, causal=causal, fused=fused)
+            attention: nn.Module
+            if of_torch:
+                attention = TorchAttention(make, width, heads, causal=causal)
+            else:
+                attention = Attention(make, width, heads, causal=causal, fused=fused)
             if small:
                 for m in [*attention.modules(), *feed.modules()]:
                     if isinstance(m, nn.Linear):
@@ -157,7 +162,7 @@ def _transformer(r: random.Random, *, causal: bool, depth: int, width: int) -> t
         "heads": heads,
         "norm": f"{place} {kind}",
         "residual": form,
-        "fused": fused,
+        "projections": "torch" if of_torch else "one" if fused else "three",
     }
     return {**facts, "activation": activation + (" gated" if gated else ""), "small": small}, make, blocks
 
@@ -275,8 +280,10 @@ def siamese(r: random.Random) -> Design:
     make, task = Maker.drawn(r), tasks.views(r, din)
     per = 3 if kind != "none" else 2
     facts = {"depth": depth, "width": width, "activation": activation, "norm": kind}
-    heads = (f"left.{per * depth}.", f"right.{per * depth}.")
-    return Design(facts, lambda: _Similarity(make, din, width, depth, activation, kind, False), task, heads)
+    shared = r.random() < 0.4
+    facts["shared"] = shared
+    heads = (f"left.{per * depth}.",) if shared else (f"left.{per * depth}.", f"right.{per * depth}.")
+    return Design(facts, lambda: _Similarity(make, din, width, depth, activation, kind, shared), task, heads)
 
 
 class _GraphLayer(nn.Module):

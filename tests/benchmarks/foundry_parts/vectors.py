@@ -57,18 +57,21 @@ def mlp(r: random.Random) -> Design:
 class _Trunk(nn.Module):
     """A stem, residual blocks, a norm and a head."""
 
-    def __init__(self, make: Maker, din: int, width: int, blocks: list[nn.Module], kind: str, dout: int) -> None:
+    def __init__(
+        self, make: Maker, din: int, width: int, blocks: list[nn.Module], kind: str, dout: int, drop: float = 0.0
+    ) -> None:
         super().__init__()
         self.stem = make.linear(din, width)
         self.blocks = nn.ModuleList(blocks)
         self.norm = norm(kind, width)
+        self.drop = nn.Dropout(drop)
         self.head = make.linear(width, dout)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x)
         for block in self.blocks:
             x = block(x)
-        return self.head(self.norm(x))
+        return self.head(self.drop(self.norm(x)))
 
 
 @family
@@ -81,14 +84,22 @@ def residual_mlp(r: random.Random) -> Design:
     activation = r.choice(list(ACTIVATIONS))
     width, din, dout = r.choice((16, 24, 32)), r.randint(4, 10), r.randint(1, 4)
     make, task = Maker.drawn(r), task_of(r, din, dout)
+    drop = r.choice((0.0, 0.0, 0.1))
 
     def build() -> nn.Module:
         blocks = [
             Residual(Mlp(make, width, 2 * width, activation), width, 0, kind, place, form, depth) for _ in range(depth)
         ]
-        return _Trunk(make, din, width, list(blocks), kind if place == "pre" else "none", outputs(task, dout))
+        return _Trunk(make, din, width, list(blocks), kind if place == "pre" else "none", outputs(task, dout), drop)
 
-    facts = {"blocks": depth, "width": width, "activation": activation, "norm": f"{place} {kind}", "residual": form}
+    facts = {
+        "blocks": depth,
+        "width": width,
+        "activation": activation,
+        "norm": f"{place} {kind}",
+        "residual": form,
+        "dropout": drop,
+    }
     return Design(facts, build, task)
 
 
@@ -142,6 +153,11 @@ class _Experts(nn.Module):
         self.w_in = make.raw(experts, width, hidden)
         self.w_out = make.raw(experts, hidden, width, size=gain("gelu"))
         self.best = best
+
+    @property
+    def last(self) -> list[nn.Parameter]:
+        """What the form of a residual changes."""
+        return [self.w_out]
 
     def forward(self, x: Tensor) -> Tensor:
         scores = self.router(x)

@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d)
 RECURRENT = (nn.RNNBase, nn.RNNCellBase)
+#: Modules that are layers, whatever their parameters are called.
+OWNERS = (*LAYERS, *RECURRENT, nn.Embedding, nn.MultiheadAttention)
 #: Parameters that are neither weights nor biases though they may have two dimensions.
-SPECIAL = ("alpha", "logit_scale", "log_rate", "score", "place")
+SPECIAL = ("alpha", "logit_scale", "log_rate", "score", "place", "b", "c")
 
 
 @dataclass
@@ -124,13 +126,16 @@ def weights(model: nn.Module) -> list[Weight]:
             add(Weight(prefix + "weight", path, module, "weight", "layer", *fans, wrapped))
         elif isinstance(module, nn.Embedding):
             add(Weight(prefix + "weight", path, module, "weight", "embedding", 1.0, module.weight.shape[1]))
+        elif isinstance(module, nn.MultiheadAttention):
+            width = module.embed_dim
+            add(Weight(prefix + "in_proj_weight", path, module, "in_proj_weight", "layer", width, width))
         elif isinstance(module, RECURRENT):
             for name, p in module.named_parameters(recurse=False):
                 if name.startswith("weight"):
                     add(Weight(prefix + name, path, module, name, "recurrent", p.shape[1], p.shape[0]))
         else:
             for name, p in module.named_parameters(recurse=False):
-                if p.dim() >= 2 and not any(s in name for s in SPECIAL):
+                if p.dim() >= 2 and name not in SPECIAL:
                     add(Weight(prefix + name, prefix + name, module, name, "raw", p.shape[-2], p.shape[-1]))
     return found
 
@@ -143,7 +148,7 @@ def biases(model: nn.Module) -> list[tuple[str, str, Tensor]]:
             continue
         prefix = path + "." if path else ""
         for name, p in module.named_parameters(recurse=False):
-            raw = not isinstance(module, (*LAYERS, *RECURRENT))
+            raw = not isinstance(module, OWNERS)
             if p.dim() == 1 and ("bias" in name or "bias" in path or (raw and name.startswith("b_"))):
                 found.append((prefix + name, prefix + name if raw else path, p.data))
     return found
@@ -164,7 +169,7 @@ def unit_of(parameter: str, model: nn.Module) -> str:
     parameter = parameter.replace(".parametrizations.weight", "")
     path = parameter.rpartition(".")[0]
     module = model.get_submodule(path) if path else model
-    return path if isinstance(module, (*LAYERS, *RECURRENT, nn.Embedding)) or is_norm(module) else parameter
+    return path if isinstance(module, OWNERS) or is_norm(module) else parameter
 
 
 Scheme = Callable[[Weight, Tensor], object]
