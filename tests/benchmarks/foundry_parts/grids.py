@@ -32,7 +32,7 @@ class _Classifier(nn.Module):
 def conv(r: random.Random) -> Design:
     """Convolutions one after another, classifying."""
     kind = r.choice(("none", *GRID_NORMS))
-    depth = between(r, 2, 12 if kind == "none" else 16)
+    depth = between(r, 2, 10 if kind == "none" else 12)
     activation = r.choice(DEEP) if depth > 6 else r.choice(list(ACTIVATIONS))
     width, channels, size, n = r.choice((8, 12, 16)), r.choice((1, 3)), 8, r.randint(3, 4)
     make, task = Maker.drawn(r), tasks.gratings(r, size, channels, n)
@@ -69,7 +69,7 @@ def residual_conv(r: random.Random) -> Design:
     """Residual convolutions, classifying."""
     place = r.choice(("pre", "pre", "post", "none"))
     kind = "none" if place == "none" else r.choice(GRID_NORMS)
-    depth, apart = between(r, 2, 8), r.random() < 0.3
+    depth, apart = between(r, 1, 6), r.random() < 0.3
     form = forms(r, place, depth)
     activation = r.choice(("relu", "gelu", "silu", "elu"))
     width, channels, size, n = r.choice((8, 12)), r.choice((1, 3)), 8, r.randint(3, 4)
@@ -213,7 +213,7 @@ class _Unet(nn.Module):
 @family
 def unet(r: random.Random) -> Design:
     """A dense map with a way around the middle."""
-    depth, activation, kind = between(r, 1, 5), r.choice(("relu", "gelu", "silu")), r.choice(("none", *GRID_NORMS))
+    depth, activation, kind = between(r, 1, 3), r.choice(("relu", "gelu", "silu")), r.choice(("none", *GRID_NORMS))
     width, channels, dout = r.choice((8, 12)), r.randint(1, 3), r.randint(1, 2)
     make, task = Maker.drawn(r), tasks.dense(r, (8, 8), channels, dout, batch=6)
     facts = {"depth": depth, "width": width, "activation": activation, "norm": kind}

@@ -113,7 +113,7 @@ class _OverSteps(nn.Module):
 @family
 def state_space(r: random.Random) -> Design:
     """Linear recurrences between residual blocks."""
-    depth, width, state, kind = between(r, 1, 3), r.choice((12, 16)), r.choice((2, 4)), r.choice(("layer", "rms"))
+    depth, width, state, kind = between(r, 1, 2), r.choice((12, 16)), r.choice((2, 4)), r.choice(("layer", "rms"))
     form = forms(r, "pre", depth)
     din, dout, steps = r.randint(2, 6), r.randint(1, 3), r.choice((8, 12))
     make, task = Maker.drawn(r), tasks.series(r, steps, din, dout, every=True, batch=16)
@@ -211,7 +211,7 @@ class _Language(nn.Module):
 @family
 def language(r: random.Random) -> Design:
     """A transformer that predicts the next token."""
-    depth, width, steps, vocabulary = between(r, 1, 4), r.choice((24, 32)), r.choice((6, 8)), r.choice((8, 12))
+    depth, width, steps, vocabulary = between(r, 1, 3), r.choice((24, 32)), r.choice((6, 8)), r.choice((8, 12))
     facts, make, blocks = _transformer(r, causal=True, depth=depth, width=width)
     lag, tied = r.choice((0, 0, 1)), r.random() < 0.4
     task = tasks.next_token(r, vocabulary, steps, lag)
