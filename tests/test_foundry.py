@@ -271,6 +271,30 @@ def test_labels_are_resumed_and_the_same_again(tmp_path: Path) -> None:
     assert len(lines) == 3
 
 
+def test_labels_of_another_model_are_refused(parts: Callable[[str], Any]) -> None:
+    record = {"seed": 3, "family": "mlp", "origin": "faults", "faults": ["nothing known"], "label": "harmed"}
+
+    with pytest.raises(ValueError, match="another model than the labels are of"):
+        parts("scoring").judge((record, False))
+
+
+@pytest.mark.parametrize("with_loss", [False, True])
+def test_a_seed_is_judged_with_and_without_its_loss(parts: Callable[[str], Any], with_loss: bool) -> None:
+    drawn = parts("drawing").draw(17)
+    record = {"seed": 17, "family": drawn.family, "origin": drawn.origin, "faults": drawn.faults, "label": "sound"}
+    _, verdict = parts("scoring").judge((record, with_loss))
+
+    assert "crash" not in verdict
+    assert verdict["fail"] in (True, False)
+
+
+def test_labelling_needs_no_more_than_torch() -> None:
+    code = f"import sys; sys.path.insert(0, {str(FOLDER)!r}); import foundry; print('pytest_initcheck' in sys.modules, 'tabulate' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert done.stdout.split() == ["False", "False"]
+
+
 def test_the_first_name_is_at_fault_next_to_it_or_elsewhere(parts: Callable[[str], Any]) -> None:
     drawn = parts("drawing").design_of("residual_mlp", 3)
     place = parts("scoring")._place

@@ -113,6 +113,10 @@ def write_labels(seeds: Iterable[int], out: Path, jobs: int, seconds: float) -> 
             if now > seconds:
                 print("time is up", flush=True)
                 break
+    ordered = sorted(read(out), key=lambda r: r["seed"])
+    whole = out.with_suffix(".tmp")
+    whole.write_text("".join(json.dumps(r, separators=(",", ":")) + "\n" for r in ordered))
+    whole.replace(out)
 
 
 def show(seed: int) -> None:

@@ -31,7 +31,7 @@ def judge(item: tuple[dict[str, Any], bool]) -> Judged:
         drawn.origin, drawn.units = "sound", []
     elif (drawn.family, drawn.faults) != (record["family"], record["faults"]):
         message = f"labelled as {record['family']} with {record['faults']}, now {drawn.family} with {drawn.faults}"
-        raise SystemExit(f"seed {record['seed']} is another model than the labels are of: {message}")
+        raise ValueError(f"seed {record['seed']} is another model than the labels are of: {message}")
     inputs, target = drawn.batch()
     began = time.process_time()
     try:
