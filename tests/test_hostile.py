@@ -499,7 +499,7 @@ def test_what_is_left_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
         check_init(Net(), X)
 
     assert str(caught.value) == (
-        "Net could not be checked: in the phase 'reading' came ZeroDivisionError: of our own "
+        "Net could not be checked: in the phase 'response' came ZeroDivisionError: of our own "
         "(debug=True or --initcheck-debug shows the traceback)"
     )
     assert isinstance(caught.value.__cause__, ZeroDivisionError)

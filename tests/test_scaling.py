@@ -162,7 +162,7 @@ def test_arguments_that_cannot_be_used(arguments: dict, sentence: str):
 
 
 def test_a_forward_that_raises_is_one_sentence():
-    with pytest.raises(ProbeError, match=r"^the forward pass raised RuntimeError: mat1 and mat2"):
+    with pytest.raises(ProbeError, match=r"^forward of Sequential raised RuntimeError: mat1 and mat2"):
         check_scaling(mlp, WIDTHS, torch.randn(4, 15))
     with pytest.raises(ProbeError, match=r"^make\(depth=4\) raised TypeError: .*unexpected keyword argument 'depth'"):
         check_scaling(mlp, DEPTHS, torch.randn(4, 16))

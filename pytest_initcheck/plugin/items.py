@@ -254,7 +254,7 @@ def cause_of_theirs(error: BaseException) -> BaseException | None:
 def _home(file: str) -> str | None:
     """Whose code a file is: ``"ours"``, ``"theirs"``, ``None`` for what both run through (torch, the standard library)."""
     path = Path(file)
-    if Path(__file__).parent in path.parents:
+    if Path(__file__).parents[1] in path.parents:
         return "ours"
     torch = getattr(sys.modules.get("torch"), "__file__", None)
     installed = {"site-packages", "dist-packages"} & set(path.parts)
