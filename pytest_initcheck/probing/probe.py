@@ -99,6 +99,7 @@ def run_probe(
     started = time.perf_counter()
     doing("forward")
     subject = subject_of(model, call, guard, seed=seed, mode=mode)
+    trainable = named_trainable(subject.model)  # before the pass, which may add to the model and take from it
     with _uncollected(), subject.watched() as (watch, raw):
         seconds["forward"] = time.perf_counter() - started
         started = time.perf_counter()
@@ -116,7 +117,6 @@ def run_probe(
         started = time.perf_counter()
         half = any(e.dtype is torch.float16 for e in watch.entries) or any(h.dtype is torch.float16 for h in heads)
         scale = float(max(h.numel() for h in heads)) if half else 1.0
-        trainable = named_trainable(subject.model)
         try:
             slopes, cotangents = _backward(
                 heads, loss_value, trainable, call.batch, seed, scale, graph, keep=guard.holds_graph

@@ -53,6 +53,7 @@ class Push:
 def push_of(probed: Probed, guard: Guard, *, seed: int = 0) -> Push:
     """Return what pushes ``probed.model``; ``guard`` undoes whatever is done to it."""
     guard.backup_parameters()
+    guard.rewind()
     seed = own_seed(seed)
     return Push(probed, guard, named_trainable(probed.model), _disturber(probed, seed), seed)
 
