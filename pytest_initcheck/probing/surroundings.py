@@ -9,7 +9,10 @@ from __future__ import annotations
 import array
 import contextlib
 import dis
+import io
+import queue
 import sys
+import threading
 from collections import Counter, OrderedDict, UserDict, UserList, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache, partial
@@ -51,6 +54,16 @@ _REGISTERS = tuple(name for name, held in vars(nn.Module()).items() if type(held
 _LARGE = 1 << 26
 #: What functools.lru_cache makes of a function.
 _Cached: Any = type(lru_cache(len))
+#: What remembers that it was used, and offers no way back.
+_LASTING = (
+    Iterator,
+    io.IOBase,
+    queue.Queue,
+    queue.SimpleQueue,
+    threading.Event,
+    threading.Semaphore,
+    threading.Barrier,
+)
 #: Where an attribute is not set.
 _UNSET = object()
 #: Objects inside objects are followed this deep.
@@ -72,11 +85,13 @@ class Surroundings:
     Attributes:
         tensors: every tensor met that holds values and is no parameter.
         parameters: every parameter met.
+        lasting: what keeps a trace of every pass and cannot be put back: iterators, open files, queues, locks that count, mocks.
     """
 
     def __init__(self, roots: Iterable[Any]) -> None:
         self.tensors: list[Tensor] = []
         self.parameters: list[Tensor] = []
+        self.lasting: list[Any] = []
         self._seen: dict[int, Any] = {}  # with the objects, or their ids might be given to others
         self._empty: list[Any] = []
         self._filled: list[tuple[Any, Any]] = []
@@ -290,6 +305,8 @@ class Surroundings:
                 self._todo.append((held, depth + 1))
 
     def _object(self, value: Any, depth: int) -> None:
+        if issubclass(type(value), _LASTING) or type(value).__module__ == "unittest.mock":
+            self.lasting.append(value)
         if (step := generator_kept(value)) is not None:
             self._generators.append(step)
         elif issubclass(type(value), bytearray | array.array):
