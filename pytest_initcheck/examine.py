@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 
 from . import rules, thresholds
 from .errors import ProbeError, SettingsError
@@ -17,6 +18,7 @@ from .models.inputs import resolve_inputs
 from .phases import doing, told_to
 from .probing.call import Call
 from .probing.guard import untouched
+from .probing.memory import is_dense
 from .probing.probe import histograms, run_probe, sample_dim
 from .records import ConstructionFault, Finding, Report, Trace
 from .response.ask import ask
@@ -173,7 +175,8 @@ def _alike(call: Call) -> bool:
     """Whether there are several samples and every input is the same for all of them."""
     if call.batch is None or call.batch < 2:
         return False
-    per_sample = [(t, d) for t in call.tensors if (d := sample_dim(t, call.batch)) is not None]
+    dense = [t for t in call.tensors if is_dense(t)]
+    per_sample = [(t, d) for t in dense if (d := sample_dim(t, call.batch)) is not None]
     return bool(per_sample) and all(bool((t == t.narrow(d, 0, 1)).all()) for t, d in per_sample)
 
 
@@ -254,6 +257,18 @@ def _refuse(model: nn.Module) -> None:
             raise ProbeError(
                 f"{name} of {kind} is on the meta device and has no values: check the model after to_empty() and its "
                 "initialization, or give a factory that builds it elsewhere"
+            )
+        if isinstance(parameter, UninitializedParameter):
+            continue
+        if parameter.requires_grad and parameter.element_size() == 1:
+            raise ProbeError(
+                f"{name} of {kind} is {str(parameter.dtype).removeprefix('torch.')}, in which no optimizer can step: check the "
+                "model before it is converted"
+            )
+        if parameter.requires_grad and torch._debug_has_internal_overlap(parameter) == 1:
+            raise ProbeError(
+                f"elements of {name} of {kind} share memory (an expanded tensor), so no optimizer can step it: "
+                "make the parameter of a clone()"
             )
 
 

@@ -217,6 +217,8 @@ def float_outputs(output: Any) -> list[Tensor]:
         if id(tensor) in seen or tensor.numel() == 0 or not holds_values(tensor):
             continue
         seen.add(id(tensor))
+        if tensor.layout is not torch.strided:
+            tensor = tensor.to_dense()
         if tensor.is_complex():
             found.append(torch.view_as_real(tensor.resolve_conj()))
         elif tensor.is_floating_point():
@@ -300,6 +302,8 @@ def _loss_of(loss: Loss | None, raw: Any) -> Tensor | None:
     if not isinstance(value, Tensor) or value.numel() != 1:
         got = f"shape {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
         raise ProbeError(f"the loss must return one scalar tensor (got {got}); reduce it with .mean()")
+    if value.is_complex():
+        raise ProbeError("the loss must return a real number (got a complex one); take .abs() or .real")
     if not value.requires_grad:
         raise ProbeError("the loss does not depend on the output through the autograd graph, so it has no gradient")
     return value

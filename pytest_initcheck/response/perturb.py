@@ -13,6 +13,7 @@ from torch.nn.modules.module import register_module_forward_hook
 
 from ..probing import statistics
 from ..probing.guard import Guard
+from ..probing.memory import is_dense
 from ..probing.probe import Probed, named_trainable
 from ..probing.statistics import own_seed
 
@@ -94,7 +95,7 @@ def _replaced(value: Any, swap: dict[int, Tensor]) -> Any:
 
 def _disturbable(tensor: Tensor) -> bool:
     """Whether ``tensor`` is a signal: floating, finite, and not a mask of two values."""
-    if not tensor.is_floating_point() or tensor.numel() < 2 or tensor.is_inference():
+    if not is_dense(tensor) or not tensor.is_floating_point() or tensor.numel() < 2 or tensor.is_inference():
         return False
     flat = tensor.detach().reshape(-1)
     low, high = torch.aminmax(flat)
