@@ -143,7 +143,12 @@ def _measured(model: nn.Module, request: Request, faults: Mapping[str, Construct
         nothing = None if loss is None else _loss_of_nothing(probed.rerun_raw, loss)
         origins = drawn_from(probed.model, probed.uses, trace.parameters) if request.fixes else {}
         parameters = {
-            name: replace(p, wakes=answer.wakes.get(name), drawn_from=origins.get(name, ""))
+            name: replace(
+                p,
+                wakes=answer.wakes.get(name),
+                drawn_from=str(origins[name]) if name in origins else "",
+                origin=origins[name].label if name in origins else "",
+            )
             for name, p in trace.parameters.items()
         }
         missing = [name for name, p in parameters.items() if p.requires_grad and not p.reached]

@@ -1,4 +1,4 @@
-"""What each parameter of a probed model was drawn from, in words, at little cost."""
+"""What each parameter of a probed model was drawn from, at little cost."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from torch import nn
 
 from ..probing.operands import Use
 from ..records import ParameterRecord
-from .distributions import name_distribution
+from .distributions import Named, name_distribution
 
 #: Values and rows that are looked at: a millisecond for a weight of any size, and what is named is still named right.
 VALUES, ROWS = 1 << 12, 16
 
 
-def drawn_from(model: nn.Module, uses: Mapping[str, Use], records: Mapping[str, ParameterRecord]) -> dict[str, str]:
-    """Return name of parameter -> the distribution it was drawn from, ``""`` where its values cannot be read.
+def drawn_from(model: nn.Module, uses: Mapping[str, Use], records: Mapping[str, ParameterRecord]) -> dict[str, Named]:
+    """Return name of parameter -> the distribution it was drawn from, without those whose values cannot be read.
 
     Args:
         model: the module that was probed, with the values that it started with.
@@ -26,9 +26,8 @@ def drawn_from(model: nn.Module, uses: Mapping[str, Use], records: Mapping[str, 
     for name, parameter in model.named_parameters():
         record, use = records[name], uses.get(name, Use("other"))
         if record.value is None or not record.value.finite or not record.value.count:
-            found[name] = ""
             continue
-        named = name_distribution(
+        found[name] = name_distribution(
             parameter,
             fan_in=record.fan_in,
             fan_out=record.fan_out,
@@ -39,5 +38,4 @@ def drawn_from(model: nn.Module, uses: Mapping[str, Use], records: Mapping[str, 
             sample=VALUES,
             rows=ROWS,
         )
-        found[name] = str(named)
     return found
