@@ -20,6 +20,7 @@ from .probing.call import Call
 from .probing.guard import untouched
 from .probing.memory import is_dense
 from .probing.probe import histograms, run_probe, sample_dim
+from .probing.subject import PARALLEL
 from .records import ConstructionFault, Finding, Report, Trace
 from .response.ask import ask
 from .response.perturb import push_of
@@ -144,7 +145,12 @@ def _measured(model: nn.Module, request: Request, faults: Mapping[str, Construct
         nothing = None if loss is None else _loss_of_nothing(probed.rerun_raw, loss)
         origins = drawn_from(probed.model, probed.uses, trace.parameters) if request.fixes else {}
         parameters = {
-            name: replace(p, wakes=answer.wakes.get(name), drawn_from=origins.get(name, ""))
+            name: replace(
+                p,
+                wakes=answer.wakes.get(name),
+                drawn_from=str(origins[name]) if name in origins else "",
+                origin=origins[name].label if name in origins else "",
+            )
             for name, p in trace.parameters.items()
         }
         missing = [name for name, p in parameters.items() if p.requires_grad and not p.reached]
@@ -197,6 +203,9 @@ def _loss_of_nothing(forward: Callable[[], Any], loss: Loss) -> float | None:
 
 def _mended(measured: Measured, request: Request, findings: list[Finding]) -> list[Finding]:
     """The findings with fixes that were tried; each trial is a probe again."""
+    subject, called = measured.subject, "model"
+    while isinstance(subject, PARALLEL):
+        subject, called = subject.module, f"{called}.module"  # names are those of the module that ran
     call, case = measured.call, measured.case
     given = (*call.args, call.kwargs) if call.kwargs else call.args
     plain = replace(request.settings, device=None, dtype=None, ignore=(), select=())
@@ -207,14 +216,21 @@ def _mended(measured: Measured, request: Request, findings: list[Finding]) -> li
 
     def anew(trial: nn.Module) -> str:
         initialize(trial, "auto", given, seed=request.settings.seed)
-        arguments = "model" if request.inputs is None else "model, inputs=inputs"
+        arguments = called if request.inputs is None else f"{called}, inputs=inputs"
         code = f"# without this import: print(pytest_initcheck.recommend_init({arguments}).code())"
         return f"import pytest_initcheck\npytest_initcheck.apply_init({arguments})\n{code}"
 
     doing("trying fixes")
     with told_to(None):
         return mend(
-            measured.subject, case.trace, findings, case.culprits, again, whole=anew, seed=request.settings.seed
+            subject,
+            case.trace,
+            findings,
+            case.culprits,
+            again,
+            whole=anew,
+            seed=request.settings.seed,
+            called=called,
         )
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ProbeError, SettingsError
-from ..probing.call import Call, walk
+from ..probing.call import Call, walk, with_items
 from ..probing.guard import has_lazy, untouched
 from ..probing.memory import holds_values
 from ..probing.randomness import seeded
@@ -143,14 +143,9 @@ def _moved(value: Any, device: torch.device, dtype: torch.dtype | None) -> Any:
             # A copy, so that in-place operations of the model do not reach the user's tensor.
             moved = value.detach().clone().requires_grad_(value.requires_grad)
         return moved
-    if isinstance(value, Mapping) and type(value) is dict:
-        return {k: _moved(v, device, dtype) for k, v in value.items()}
-    if type(value) in (tuple, list):
-        return type(value)(_moved(v, device, dtype) for v in value)
-    if hasattr(value, "_fields") and isinstance(value, tuple):
-        return type(value)(*(_moved(v, device, dtype) for v in value))
     if not callable(getattr(value, "to", None)):
-        return value
+        items = isinstance(value, Mapping | tuple | list)
+        return with_items(value, lambda v: _moved(v, device, dtype)) if items else value
     # Objects that bring their own way to move (BatchEncoding, graph batches) are asked to; some move in place.
     try:
         return copy.copy(value).to(device)

@@ -21,6 +21,9 @@ from .guard import Guard, has_lazy
 from .layers import Watch
 from .switches import switches_kept
 
+#: Wrappers that run one module on several devices; that module, ``.module``, is the one that is probed.
+PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+
 
 @dataclass(frozen=True, slots=True)
 class Subject:
@@ -120,7 +123,7 @@ def _unwrapped(model: nn.Module, call: Call, guard: Guard) -> tuple[nn.Module, l
     """The module to run, and in words where that is not ``model`` itself."""
     unseen: list[str] = []
     while True:
-        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        if isinstance(model, PARALLEL):
             unseen.append(f"{type(model).__name__}: the module it wraps was probed, on one device")
             model = model.module
         elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 
 from ..probing import statistics
+from ..probing.call import with_items
 from ..probing.guard import Guard
 from ..probing.memory import is_dense
 from ..probing.probe import Probed, named_trainable
@@ -86,11 +87,7 @@ def _disturber(probed: Probed, seed: int) -> Callable[[float], list[Tensor]] | N
 def _replaced(value: Any, swap: dict[int, Tensor]) -> Any:
     if isinstance(value, Tensor):
         return swap.get(id(value), value)
-    if type(value) is dict:
-        return {k: _replaced(v, swap) for k, v in value.items()}
-    if type(value) in (list, tuple):
-        return type(value)(_replaced(v, swap) for v in value)
-    return value
+    return with_items(value, lambda v: _replaced(v, swap)) if isinstance(value, Mapping | tuple | list) else value
 
 
 def _disturbable(tensor: Tensor) -> bool:
