@@ -143,6 +143,7 @@ def _measured(model: nn.Module, request: Request, faults: Mapping[str, Construct
             oversized=typical_deviation(trace) > thresholds.OVERSIZED,
         )
         nothing = None if loss is None else _loss_of_nothing(probed.rerun_raw, loss)
+        guard.rewind()  # the last pass may have added to the model, or taken from it
         origins = drawn_from(probed.model, probed.uses, trace.parameters) if request.fixes else {}
         parameters = {
             name: replace(
