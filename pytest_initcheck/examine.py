@@ -22,7 +22,9 @@ from .records import ConstructionFault, Finding, Report, Trace
 from .response.ask import ask
 from .response.perturb import push_of
 from .response.recurrence import carried
+from .response.scale import Scales, scales
 from .response.unreached import unreached_reasons
+from .rules.blame import candidates
 from .rules.culprits import suspects, typical_deviation
 from .rules.named import worst_layers
 from .schemes.fill import initialize
@@ -139,10 +141,16 @@ def _measured(model: nn.Module, request: Request, faults: Mapping[str, Construct
             suspicious=any(s.loud for s in suspects(trace)),
             oversized=typical_deviation(trace) > thresholds.OVERSIZED,
         )
+        reply, pulled = answer.response, Scales()
+        if (reply.output_centred_rms or 0.0) > thresholds.AMPLE * reply.unit:
+            pulled = scales(push)
+            reply = replace(reply, with_unit_inputs=pulled.with_unit_inputs)
         nothing = None if loss is None else _loss_of_nothing(probed.rerun_raw, loss)
         origins = drawn_from(probed.model, probed.uses, trace.parameters) if request.fixes else {}
         parameters = {
-            name: replace(p, wakes=answer.wakes.get(name), drawn_from=origins.get(name, ""))
+            name: replace(
+                p, wakes=answer.wakes.get(name), drawn_from=origins.get(name, ""), pull=pulled.pulls.get(name)
+            )
             for name, p in trace.parameters.items()
         }
         missing = [name for name, p in parameters.items() if p.requires_grad and not p.reached]
@@ -152,11 +160,11 @@ def _measured(model: nn.Module, request: Request, faults: Mapping[str, Construct
     trace = replace(
         trace,
         parameters=parameters,
-        unseen=(*trace.unseen, *_not_judged(given), *answer.unseen, *unasked),
+        unseen=(*trace.unseen, *_not_judged(given), *answer.unseen, *pulled.unseen, *unasked),
         equal_samples=alike,
         loss_of_zero_output=nothing,
     )
-    case = rules.Case(trace, answer.response, settings, unreached, faults, suspects(trace), memory)
+    case = rules.Case(trace, reply, settings, unreached, faults, suspects(trace), memory)
     return Measured(subject, given, case)
 
 
@@ -211,7 +219,7 @@ def _mended(measured: Measured, request: Request, findings: list[Finding]) -> li
     doing("trying fixes")
     with told_to(None):
         return mend(
-            measured.subject, case.trace, findings, case.culprits, again, whole=anew, seed=request.settings.seed
+            measured.subject, case.trace, findings, candidates(case), again, whole=anew, seed=request.settings.seed
         )
 
 

@@ -9,7 +9,7 @@ from statistics import median
 
 from .. import thresholds
 from ..gain_table import weight_gain
-from ..records import LayerRecord, ParameterRecord, Trace
+from ..records import ParameterRecord, Trace
 from ..words import number
 
 #: A factor this far (in decades) from what theory and its peers say stands out. Between schemes in use (Xavier, Kaiming,
@@ -23,7 +23,8 @@ class Suspect:
 
     Attributes:
         name: parameter (or layer) name.
-        kind: ``"weight"``, ``"bias"``, ``"norm-scale"``, ``"embedding"`` or ``"zero"``.
+        kind: ``"weight"``, ``"bias"``, ``"norm-scale"``, ``"embedding"`` or ``"zero"``; where an output is too large also
+            ``"factor"`` (a raw scalar or vector), ``"head"`` (an embedding that is the output layer) or ``"input"``.
         decades: how far off, in powers of ten; negative is too small. Of a bias, what ranks it among scales.
         common: whether most of the model's weights are off by as much: the scheme's fault, not this layer's.
         cause: in the field's terms, with numbers.
@@ -160,22 +161,6 @@ def typical_deviation(trace: Trace) -> float:
     free = [p for p in trace.parameters.values() if p.followed_by != "norm"]
     found = [d for p in free if (d := weight_deviation(p)) is not None and math.isfinite(d)]
     return median(found) if found else 0.0
-
-
-def first_dead(trace: Trace) -> LayerRecord | None:
-    """Return the first leaf layer whose output is the same for every sample although its input is not, or ``None``."""
-    alive = False
-    for layer in trace.layers.values():
-        if not layer.leaf or not layer.activation.finite or layer.activation.count < 2:
-            continue
-        silent = layer.activation.rms == 0 or (
-            layer.activation.variation is not None and layer.activation.variation < thresholds.BLIND
-        )
-        if not silent:
-            alive = True
-        elif alive or layer.index == 0:
-            return layer
-    return None
 
 
 def expected_std(p: ParameterRecord) -> float | None:

@@ -95,8 +95,9 @@ def finding(
     evidence: Mapping[str, Any] | None = None,
     cause: str = "",
     fix: str = "",
+    advice: str = "",
 ) -> Finding:
     """Return a finding, with the line that silences it filled in."""
     names = tuple(dict.fromkeys(layers))
     silence = f'ignore=["{rule_name}:{names[0]}"]' if names else f'ignore=["{rule_name}"]'
-    return Finding(rule_name, severity, names, summary, evidence or {}, cause, fix, silence)
+    return Finding(rule_name, severity, names, summary, evidence or {}, cause, fix, advice, silence)

@@ -11,7 +11,9 @@ from collections.abc import Iterator
 from .. import thresholds
 from ..records import Finding
 from ..words import number, spelled
-from .culprits import Growth, first_dead, growth
+from .blame import for_silence
+from .culprits import Growth, growth
+from .death import death
 from .function import asleep, disturbed, silent
 from .registry import Case, finding, rule
 
@@ -44,32 +46,30 @@ def input_blind(case: Case) -> Iterator[Finding]:
         and later is not None
         and max(r.sensitivity, later) < thresholds.DEAF
     ):
-        layer = first_dead(case.trace)
-        where = [*(s.name for s in case.culprits[:1]), *([layer.name] if layer is not None else [])]
+        blame = for_silence(case)
         yield finding(
             "input-blind",
             "error",
-            where,
+            blame.names,
             f"{disturbed(r.sensitivity)}, and {spelled(thresholds.LOOKS)} steps do not change that",
             evidence={"sensitivity": r.sensitivity, "sensitivity_later": later, "allowed": thresholds.DEAF},
-            cause=case.culprits[0].cause
-            if case.culprits
-            else "what the output varies with is not the input (dropout, noise)",
+            cause=blame.cause or "what the output varies with is not the input (dropout, noise)",
         )
         return
     if not silent(case) or not asleep(case) or output is None or output.variation is None:
         return
-    layer = first_dead(case.trace)
+    end = death(case.trace, case.culprits)
     scheme = bool(case.culprits) and case.culprits[0].common  # then the signal faded on the way: unresponsive says so
-    if output.rms == 0 or output.variation > thresholds.BLIND or layer is None or scheme:
+    if output.rms == 0 or output.variation > thresholds.BLIND or end is None or scheme:
         return
+    blame = for_silence(case)
     yield finding(
         "input-blind",
         "error",
-        [*(s.name for s in case.culprits[:1]), layer.name],
-        f"all samples give the same output (variation {number(output.variation)}); they become equal at {layer.name}",
-        evidence={"variation": output.variation, "allowed": thresholds.BLIND, "layer": layer.name},
-        cause=case.culprits[0].cause if case.culprits else f"{layer.name} returns the same values whatever comes in",
+        blame.names,
+        f"all samples give the same output (variation {number(output.variation)}); they become equal at {end.layer.name}",
+        evidence={"variation": output.variation, "allowed": thresholds.BLIND, "layer": end.layer.name},
+        cause=blame.cause or f"{end.layer.name} returns the same values whatever comes in",
     )
 
 

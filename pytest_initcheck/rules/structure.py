@@ -79,7 +79,7 @@ def cloned_layers(case: Case) -> Iterator[Finding]:
             + (", ..." if len(names) > 2 else ""),
             evidence={"weights": len(names)},
             cause="a layer was deep-copied after its initialization (nn.TransformerEncoder does), so all copies start equal",
-            fix="for layer in copies: layer.apply(init_weights)",
+            advice="initialize every copy anew after copying: copy.apply(init_weights), or pytest_initcheck.apply_init(model)",
         )
 
 
