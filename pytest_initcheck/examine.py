@@ -21,7 +21,7 @@ from .probing.probe import histograms, run_probe, sample_dim
 from .records import ConstructionFault, Finding, Report, Trace
 from .response.ask import ask
 from .response.perturb import push_of
-from .response.recurrence import carried
+from .response.recurrence import carried, shut_gates
 from .response.scale import Scales, scales
 from .response.unreached import unreached_reasons
 from .rules.blame import candidates
@@ -157,6 +157,7 @@ def _measured(model: nn.Module, request: Request, faults: Mapping[str, Construct
         called = {layer.module for layer in trace.layers.values()}
         unreached = unreached_reasons(probed.model, push, missing, called)
         memory, unasked = carried(probed.model, seed=settings.seed)
+        gates = shut_gates(probed.model, seed=settings.seed)
     trace = replace(
         trace,
         parameters=parameters,
@@ -164,7 +165,7 @@ def _measured(model: nn.Module, request: Request, faults: Mapping[str, Construct
         equal_samples=alike,
         loss_of_zero_output=nothing,
     )
-    case = rules.Case(trace, reply, settings, unreached, faults, suspects(trace), memory)
+    case = rules.Case(trace, reply, settings, unreached, faults, suspects(trace), memory, gates)
     return Measured(subject, given, case)
 
 

@@ -283,8 +283,8 @@ class Finding:
         cause: why, in the field's terms, with numbers.
         fix: lines of Python to paste, or ``""`` where none is known to help. They run as they are, where ``model``, ``inputs``
             and ``torch`` are what they are to the user.
-        advice: what to do in words, where it takes a change of the user's own code; ``""`` where there is none.
         silence: how to silence exactly this finding.
+        advice: what to do in words, where it takes a change of the user's own code; ``""`` where there is none.
     """
 
     rule: str
@@ -294,8 +294,8 @@ class Finding:
     evidence: Mapping[str, Any] = field(default_factory=dict)
     cause: str = ""
     fix: str = ""
-    advice: str = ""
     silence: str = ""
+    advice: str = ""
 
     def __str__(self) -> str:
         where = f" {self.layers[0]}" if self.layers else ""

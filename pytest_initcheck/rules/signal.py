@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from .. import thresholds
 from ..records import Finding
 from ..words import number, spelled
-from .blame import for_silence
+from .blame import for_silence, unscaled
 from .culprits import Growth, growth
 from .death import death
 from .function import asleep, disturbed, silent
@@ -23,6 +23,8 @@ TREND, STEADY = 1e3, 0.8
 DEAD = 0.9
 #: Largest finite float16, and its smallest positive number.
 HALF_MAX, HALF_TINY = 65504.0, 5.96e-8
+#: RMS of a first layer's input from which on it is far off unit scale.
+UNSCALED = 6.0
 #: Samples from which on "zero for every sample" says something about a unit.
 SAMPLES = 8
 
@@ -91,6 +93,44 @@ def equal_samples(case: Case) -> Iterator[Finding]:
             "all samples of the inputs are equal: whether the model tells inputs apart was not judged",
             cause="pass inputs that differ, such as torch.randn of this shape, or a shape string",
         )
+
+
+@rule(
+    "unscaled-input",
+    family="signal",
+    severity="warning",
+    threshold=f"the input of a first weighted layer, or what an embedding hands to one, has an RMS of {UNSCALED:g} or more, and no norm layer "
+    "rescales what that layer makes of it",
+    evidence="plain ReLU networks on inputs of mean 120 and std 30: their first steps are spent on the offset; pixels of 0 to 255 are RMS 150",
+    limits="an embedding of positions or times that is written by hand may want large numbers",
+)
+def unscaled_input(case: Case) -> Iterator[Finding]:
+    """What the first layer reads is far larger than the unit scale that every scheme of initialization assumes."""
+    looked_up = {x.name for x in case.trace.layers.values() if (x.operation or "").startswith("embedding")}
+    for layer in case.trace.layers.values():
+        sources = case.trace.edges.get(layer.name, ())
+        rows = bool(sources) and looked_up.issuperset(sources)
+        size = layer.input.rms if layer.input is not None else layer.input_rms if rows else None
+        roles = {p.role for n in layer.parameters if (p := case.trace.parameters.get(n)) is not None}
+        if not size or not UNSCALED <= size < float("inf") or "weight" not in roles or "norm-scale" in roles:
+            continue
+        if layer.followed_by == "norm":
+            continue
+        given = (
+            f"{unscaled(layer)}: normalize the inputs"
+            if layer.input is not None
+            else f"the embedding {sources[0]} hands {layer.name} its input at RMS {number(size)}, and no norm layer stands between them"
+        )
+        names = [*(n for s in sources for n in case.trace.layers[s].parameters), layer.name]
+        yield finding(
+            "unscaled-input",
+            "warning",
+            names,
+            f"the input of {layer.name} has RMS {number(size)} (below {number(UNSCALED)})",
+            evidence={"rms": size, "allowed": UNSCALED},
+            cause=given,
+        )
+        return
 
 
 @rule(
