@@ -16,7 +16,7 @@ from ..gain_table import weight_gain
 from ..records import LayerRecord, Trace
 from ..words import number
 from .culprits import STANDS_OUT, Suspect, growth
-from .death import death
+from .death import before, death
 from .registry import Case
 
 #: Names that a finding lists at most.
@@ -40,10 +40,12 @@ def for_silence(case: Case) -> Blame:
     suspects = case.culprits
     end = death(case.trace, suspects)
     scheme = bool(suspects) and suspects[0].common
-    quiet = [s for s in suspects if s.decades < 0 and s.kind != "bias"]
+    quiet = sorted([*(s for s in suspects if too_quiet(s)), *_faint_norms(case)], key=lambda s: round(s.decades, 1))
+    if end is not None and end.how == "faded":
+        # What is off must account for what is lost.
+        enough = [s for s in quiet if end.left > 0 and s.decades <= math.log10(end.left) / 2]
+        return _of(case, [*enough, *suspects]) if enough else Blame(_listed(end.names), end.cause)
     if end is not None:
-        if end.how == "faded" and (scheme or quiet):
-            return _of(case, quiet or suspects)
         others = suspects if end.how == "by-itself" else [s for s in suspects if s.loud and not s.common]
         if not (scheme and end.how == "pushed" and suspects[0].decades > 0 and abs(suspects[0].decades) > STANDS_OUT):
             return Blame(_listed([*end.names, *(s.name for s in others)]), end.cause)
@@ -68,8 +70,25 @@ def for_size(case: Case) -> Blame:
 
 def candidates(case: Case) -> tuple[Suspect, ...]:
     """Return what a repair may start with: everything that pushes the way of a symptom, then all that stands out."""
-    found = {s.name: s for s in (*_raw(case), *_heads(case), *case.culprits)}
+    found = {s.name: s for s in (*_raw(case), *_heads(case), *case.culprits, *_faint_norms(case))}
     return tuple(found.values())
+
+
+def too_quiet(s: Suspect) -> bool:
+    """Whether a suspect makes the signal smaller."""
+    return s.decades < 0 and s.kind != "bias"
+
+
+def too_loud(s: Suspect) -> bool:
+    """Whether a suspect makes the signal, or an offset, larger."""
+    return s.decades > 0 or s.kind == "bias"
+
+
+def behind(case: Case, layer: LayerRecord) -> str:
+    """Return why the units of ``layer`` are shut or flat: the first loud suspect before it; ``""`` where there is none."""
+    upstream = before(case.trace, layer.name)
+    names = {n for name in upstream if name in case.trace.layers for n in case.trace.layers[name].parameters}
+    return next((s.cause for s in case.culprits if too_loud(s) and (s.common or s.name in names)), "")
 
 
 def _of(case: Case, suspects: Iterable[Suspect]) -> Blame:
@@ -95,10 +114,8 @@ def _listed(names: Iterable[str]) -> tuple[str, ...]:
 
 def _adds(trace: Trace, s: Suspect) -> bool:
     """Whether a suspect makes the output larger; what a norm layer rescales does not."""
-    if s.kind == "bias":
-        return True
     record = trace.parameters.get(s.name)
-    return s.decades > 0 and not (s.kind == "weight" and record is not None and record.followed_by == "norm")
+    return too_loud(s) and not (s.kind == "weight" and record is not None and record.followed_by == "norm")
 
 
 # -- what no fan-in judges
@@ -128,6 +145,16 @@ def _raw(case: Case) -> list[Suspect]:
             continue
         if decades > STANDS_OUT:
             found.append(Suspect(p.name, "factor", decades, False, cause, expected, rms=value.rms))
+    return found
+
+
+def _faint_norms(case: Case) -> list[Suspect]:
+    """Norm scales far below one that are not zero: what a norm layer has brought to unit scale leaves it faint."""
+    found = []
+    for p in case.trace.parameters.values():
+        if p.role == "norm-scale" and p.value is not None and 0 < p.value.rms < 10**-STANDS_OUT:
+            cause = f"{p.name} has RMS {number(p.value.rms)} (1 is usual): the signal leaves its norm that much smaller"
+            found.append(Suspect(p.name, "norm-scale", math.log10(p.value.rms), False, cause, 1.0, rms=p.value.rms))
     return found
 
 
@@ -189,15 +216,15 @@ def _amplifier(case: Case) -> tuple[LayerRecord | None, str]:
     best: tuple[float, LayerRecord | None, str] = (0.0, None, "")
     for layer in case.trace.layers.values():
         sources = [case.trace.layers[s] for s in case.trace.edges.get(layer.name, ()) if s in case.trace.layers]
-        before = max((s.activation.rms for s in sources), default=layer.input.rms if layer.input is not None else 0.0)
-        if before > 0 and layer.activation.finite and layer.activation.rms / before > best[0]:
+        read = max((s.activation.rms for s in sources), default=layer.input.rms if layer.input is not None else 0.0)
+        if read > 0 and layer.activation.finite and layer.activation.rms / read > best[0]:
             told = ", ".join(s.name for s in sources[:2]) or "the input"
             own = layer.name if layer.leaf else f"what {layer.kind}.forward() does with {told}"
             best = (
-                layer.activation.rms / before,
+                layer.activation.rms / read,
                 layer,
-                f"{own} makes the signal {number(layer.activation.rms / before)} times larger, "
-                f"from RMS {number(before)} to {number(layer.activation.rms)}",
+                f"{own} makes the signal {number(layer.activation.rms / read)} times larger, "
+                f"from RMS {number(read)} to {number(layer.activation.rms)}",
             )
     ratio, loudest, cause = best
     if loudest is None or ratio >= 10**STANDS_OUT:

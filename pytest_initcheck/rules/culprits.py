@@ -16,6 +16,9 @@ from ..words import number
 #: LeCun, PyTorch's default, orthogonal) the factors differ by up to 0.4.
 STANDS_OUT = 0.45
 
+#: Nonlinearities that a large negative offset shuts.
+_SHUTTING = frozenset(("relu", "gelu", "silu", "mish", "sigmoid", "softplus"))
+
 
 @dataclass(frozen=True, slots=True)
 class Suspect:
@@ -193,8 +196,10 @@ def _weight_cause(p: ParameterRecord) -> str:
 def _bias(p: ParameterRecord) -> Suspect | None:
     if p.role not in ("bias", "norm-shift") or p.value is None or p.value.rms < thresholds.LARGE_BIAS:
         return None
-    shut = " and shuts every unit behind it" if p.value.mean < 0 else ""
-    cause = f"{p.name} starts at {number(p.value.mean)} on average (0 is usual): the offset drowns the signal{shut}"
+    mean = p.value.mean
+    shut = " and shuts every unit behind it" if mean <= -thresholds.LARGE_BIAS and p.followed_by in _SHUTTING else ""
+    start = f"{number(mean)} on average" if abs(mean) > p.value.rms / 2 else f"RMS {number(p.value.rms)}"
+    cause = f"{p.name} starts at {start} (0 is usual): the offset drowns the signal{shut}"
     # A bias counts against a unit signal, a weight against its own theory: an offset of 10 is as far off as a factor of 10,
     # and, unlike the factor, no norm layer or optimizer makes up for it.
     rank = math.copysign(math.log10(p.value.rms) + 1, p.value.mean or 1)

@@ -33,12 +33,14 @@ class Death:
         how: what kind of death it is.
         names: what is to blame, the first first.
         cause: in the field's terms, with numbers.
+        left: share of the signal's size that comes out of the operation.
     """
 
     layer: LayerRecord
     how: How
     names: tuple[str, ...]
     cause: str
+    left: float = 0.0
 
 
 def death(trace: Trace, suspects: Sequence[Suspect] = ()) -> Death | None:
@@ -51,9 +53,9 @@ def death(trace: Trace, suspects: Sequence[Suspect] = ()) -> Death | None:
     layer = _dying(trace)
     if layer is None:
         return None
-    before = _before(trace, layer.name)
+    upstream = before(trace, layer.name)
     source = _alive_before(trace, layer)
-    return _by_itself(trace, layer, source) or _pushed(trace, layer, source, suspects, before) or _faded(trace, layer)
+    return _by_itself(trace, layer, source) or _pushed(trace, layer, source, suspects, upstream) or _faded(trace, layer)
 
 
 def alive(layer: LayerRecord) -> bool | None:
@@ -91,7 +93,7 @@ def _dying(trace: Trace) -> LayerRecord | None:
     return max(found, key=lambda x: x.index, default=None) or min(roots, key=lambda x: x.index, default=None)
 
 
-def _before(trace: Trace, name: str) -> set[str]:
+def before(trace: Trace, name: str) -> set[str]:
     """Names of all layers that ``name`` depends on, itself included."""
     found: set[str] = set()
     todo = [name]
@@ -141,7 +143,13 @@ def _by_itself(trace: Trace, layer: LayerRecord, source: LayerRecord | None) -> 
     if zero:
         return told(zero[0].name, layer.name, cause=f"{zero[0].name} is all zero: what comes in is multiplied by zero")
     if not layer.leaf or source is None:
-        owned = [p for p in trace.parameters.values() if p.role == "other" and p.value is not None and p.value.rms == 0]
+        # Zero, and kept there: what stands in another place of the graph gets a gradient, or is reached by none.
+        owned = [
+            p
+            for p in trace.parameters.values()
+            if p.role == "other" and p.value is not None and p.value.rms == 0 and p.gradient is not None
+        ]
+        owned = [p for p in owned if p.gradient is not None and p.gradient.rms == 0 and not p.wakes]
         if a.rms == 0 and owned and source is not None:
             return told(
                 owned[0].name,
@@ -155,7 +163,7 @@ def _by_itself(trace: Trace, layer: LayerRecord, source: LayerRecord | None) -> 
 
 
 def _pushed(
-    trace: Trace, layer: LayerRecord, source: LayerRecord | None, suspects: Sequence[Suspect], before: set[str]
+    trace: Trace, layer: LayerRecord, source: LayerRecord | None, suspects: Sequence[Suspect], upstream: set[str]
 ) -> Death | None:
     operation = layer.operation or ""
     if operation in _SHUT and layer.activation.rms == 0:
@@ -181,7 +189,7 @@ def _pushed(
         if most and (operation not in _SHUT or offset.value.mean < 0):
             cause = f"{state}: {offset.name} starts at {number(offset.value.mean)} on average, and the signal that it is added to is smaller"
             return Death(layer, "pushed", (offset.name, layer.name), cause)
-    inside = {n for name in before if name in trace.layers for n in trace.layers[name].parameters}
+    inside = {n for name in upstream if name in trace.layers for n in trace.layers[name].parameters}
     loud = [s for s in suspects if s.loud and not s.common and s.name in inside]
     if loud:
         return Death(layer, "pushed", (loud[0].name, layer.name), f"{state}: {loud[0].cause}")
@@ -197,7 +205,7 @@ def _pushed(
 def _faded(trace: Trace, layer: LayerRecord) -> Death | None:
     """The operation before which most of the signal was still there, for a layer that has only its offset left."""
     drops: list[tuple[float, LayerRecord, LayerRecord]] = []
-    for name in _before(trace, layer.name):
+    for name in before(trace, layer.name):
         one = trace.layers.get(name)
         if one is None or (source := _alive_before(trace, one)) is None:
             continue
@@ -208,10 +216,15 @@ def _faded(trace: Trace, layer: LayerRecord) -> Death | None:
     left, one, source = min(drops, key=lambda d: d[0])
     if left > _FADED:
         return None
-    cause = f"{one.name} leaves {number(left)} of the signal that {source.name} hands on (RMS {number(_varying(source))} over the samples)"
+    what = one.name if one.leaf else f"what {one.kind}.forward() does with {source.name}"
+    share = f"leaves {number(left)}" if left > 0 else "leaves nothing"
+    cause = (
+        f"{what} {share} of the signal that {source.name} hands on (RMS {number(_varying(source))} over the samples)"
+    )
     if one is not layer:
         cause += f", and behind it, at {layer.name}, only an offset is left"
-    return Death(one, "faded", (one.name,), cause)
+    names = (one.name,) if one.leaf else (one.name, source.name)
+    return Death(one, "faded", names, cause, left)
 
 
 def _varying(layer: LayerRecord) -> float:

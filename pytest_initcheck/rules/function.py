@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from .. import thresholds
 from ..records import Finding
 from ..words import number, percent, scientific
-from .blame import LISTED, Blame, cause_of, for_silence, for_size
+from .blame import LISTED, Blame, cause_of, for_silence, for_size, too_loud
 from .culprits import growth, typical_deviation
 from .registry import Case, finding, rule
 
@@ -91,7 +91,7 @@ def unreachable_targets(case: Case) -> Iterator[Finding]:
     if not r.movement or silent(case):
         return
     size = (r.output_centred_rms or 0.0) / r.unit
-    blame = for_size(case) if size > thresholds.AMPLE else Blame(tuple(_where(case)), _cause(case))
+    blame = for_size(case) if size > thresholds.AMPLE else _astray(case)
     # Cross-entropy forgives large scores, and for tokens it has been asked.
     if size > thresholds.OUT_OF_REACH and not r.token_fit:
         yield finding(
@@ -165,7 +165,7 @@ def chaotic_response(case: Case) -> Iterator[Finding]:
         return
     cured = r.sensitivity_if_smaller
     loud = [s for s in case.culprits if s.loud and s.kind != "bias" and not s.common]
-    amplifiers = [s.name for s in case.culprits if s.decades > 0 or s.kind == "bias"][:LISTED]
+    amplifiers = [s.name for s in case.culprits if too_loud(s)][:LISTED]
     own = bool(loud) or (
         cured is not None
         and cured < thresholds.CURED * r.sensitivity
@@ -230,6 +230,12 @@ def overconfident_output(case: Case) -> Iterator[Finding]:
         evidence={"loss": loss, "loss_of_zero_output": nothing, "allowed": thresholds.CONFIDENT},
         cause=blame.cause or "the output is too large at the start: scale down the last layer",
     )
+
+
+def _astray(case: Case) -> Blame:
+    """What makes steps miss their targets: the loud first, and only where nothing is, whatever stands out."""
+    loud = [s.name for s in case.culprits if too_loud(s)]
+    return Blame(tuple(loud[:LISTED] or _where(case)), _cause(case, loud or None))
 
 
 def _where(case: Case) -> list[str]:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from .. import thresholds
 from ..records import Finding
 from ..words import number, spelled
-from .blame import for_silence, unscaled
+from .blame import behind, for_silence, too_loud, too_quiet, unscaled
 from .culprits import Growth, growth
 from .death import death
 from .function import asleep, disturbed, silent
@@ -211,7 +211,7 @@ def dead_units(case: Case) -> Iterator[Finding]:
             f"{number(100 * (dead[0].dead_units or 0))} % of the units of {dead[0].name} are zero for every sample (below "
             f"{number(100 * DEAD)} %)",
             evidence={"share": worst.dead_units, "layers": len(dead)},
-            cause=case.culprits[0].cause if case.culprits else "the pre-activations are negative for all samples",
+            cause=behind(case, dead[0]) or "the pre-activations are negative for all samples",
         )
 
 
@@ -233,9 +233,7 @@ def saturated_units(case: Case) -> Iterator[Finding]:
             [x.name for x in flat],
             f"{number(100 * (flat[0].saturated or 0))} % of the outputs of {flat[0].name} are saturated (below {number(100 * DEAD)} %)",
             evidence={"share": flat[0].saturated, "layers": len(flat)},
-            cause=case.culprits[0].cause
-            if case.culprits
-            else "pre-activations far outside the nonlinearity's linear part",
+            cause=behind(case, flat[0]) or "pre-activations far outside the nonlinearity's linear part",
         )
 
 
@@ -294,16 +292,13 @@ def _trend(case: Case, kind: str, *, shrinking: bool) -> Iterator[Finding]:
         f"{kind} RMS {verb} x{number(found.factor)} {where}, x{number(total)} over {found.steps + 1} layers"
         f" (at most x{number(1 / TREND if shrinking else TREND)})",
         evidence={"factor": found.factor, "layers": found.steps + 1, "steadiness": found.steadiness},
-        cause=f"{_scheme(case)}; Adam copes, plain SGD will not, and {number(_fails_at(found))} layers of this would leave float32",
+        cause=f"{_scheme(case, shrinking)}; Adam copes, plain SGD will not, and {number(_fails_at(found))} layers of this would leave float32",
     )
 
 
-def _scheme(case: Case) -> str:
-    return (
-        case.culprits[0].cause
-        if case.culprits
-        else "the gain of each layer is not the one that its nonlinearity asks for"
-    )
+def _scheme(case: Case, shrinking: bool) -> str:
+    own = [s.cause for s in case.culprits if (too_quiet(s) if shrinking else too_loud(s))]
+    return own[0] if own else "the gain of each layer is not the one that its nonlinearity asks for"
 
 
 def _fails_at(found: Growth) -> float:
