@@ -24,8 +24,10 @@ from .probing.subject import PARALLEL
 from .records import ConstructionFault, Finding, Report, Trace
 from .response.ask import ask
 from .response.perturb import push_of
-from .response.recurrence import carried
+from .response.recurrence import carried, shut_gates
+from .response.scale import Scales, scales
 from .response.unreached import unreached_reasons
+from .rules.blame import candidates
 from .rules.culprits import suspects, typical_deviation
 from .rules.named import worst_layers
 from .schemes.fill import initialize
@@ -142,6 +144,10 @@ def _measured(model: nn.Module, request: Request, faults: Mapping[str, Construct
             suspicious=any(s.loud for s in suspects(trace)),
             oversized=typical_deviation(trace) > thresholds.OVERSIZED,
         )
+        reply, pulled = answer.response, Scales()
+        if (reply.output_centred_rms or 0.0) > thresholds.AMPLE * reply.unit:
+            pulled = scales(push)
+            reply = replace(reply, with_unit_inputs=pulled.with_unit_inputs)
         nothing = None if loss is None else _loss_of_nothing(probed.rerun_raw, loss)
         guard.rewind()  # the last pass may have added to the model, or taken from it
         origins = drawn_from(probed.model, probed.uses, trace.parameters) if request.fixes else {}
@@ -151,6 +157,7 @@ def _measured(model: nn.Module, request: Request, faults: Mapping[str, Construct
                 wakes=answer.wakes.get(name),
                 drawn_from=str(origins[name]) if name in origins else "",
                 origin=origins[name].label if name in origins else "",
+                pull=pulled.pulls.get(name),
             )
             for name, p in trace.parameters.items()
         }
@@ -158,14 +165,15 @@ def _measured(model: nn.Module, request: Request, faults: Mapping[str, Construct
         called = {layer.module for layer in trace.layers.values()}
         unreached = unreached_reasons(probed.model, push, missing, called)
         memory, unasked = carried(probed.model, seed=settings.seed)
+        gates = shut_gates(probed.model, seed=settings.seed)
     trace = replace(
         trace,
         parameters=parameters,
-        unseen=(*trace.unseen, *_not_judged(given), *answer.unseen, *unasked),
+        unseen=(*trace.unseen, *_not_judged(given), *answer.unseen, *pulled.unseen, *unasked),
         equal_samples=alike,
         loss_of_zero_output=nothing,
     )
-    case = rules.Case(trace, answer.response, settings, unreached, faults, suspects(trace), memory)
+    case = rules.Case(trace, reply, settings, unreached, faults, suspects(trace), memory, gates)
     return Measured(subject, given, case)
 
 
@@ -227,7 +235,7 @@ def _mended(measured: Measured, request: Request, findings: list[Finding]) -> li
             subject,
             case.trace,
             findings,
-            case.culprits,
+            candidates(case),
             again,
             whole=anew,
             seed=request.settings.seed,

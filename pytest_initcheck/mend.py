@@ -12,6 +12,8 @@ from torch import nn
 
 from .records import Finding, ParameterRecord, Trace
 from .rules.culprits import Suspect, expected_std
+from .rules.named import layer_of
+from .rules.registry import finding
 
 #: Rules whose findings are about values that other values cure.
 ABOUT_VALUES = frozenset(
@@ -31,6 +33,10 @@ ABOUT_VALUES = frozenset(
         "frozen-parameter",
     )
 )
+#: Rules whose findings follow what cures them: they see that the function fails, and conclude where from statistics.
+FOLLOW = frozenset(("unresponsive", "input-blind", "unreachable-targets", "chaotic-response"))
+#: Suspects that are repaired alone before several are at once.
+ALONE = 4
 #: More edits than this are given as the one call that makes them.
 LISTED = 8
 
@@ -102,10 +108,12 @@ def mend(
         f for f in findings if f.severity == "error" and f.rule in ABOUT_VALUES and known.issuperset(f.layers[:1])
     ]
     others = [f for f in findings if f.rule == "frozen-parameter"]
+    suspects = list(suspects)
     cured: dict[str, str] = {}
+    alone = ""
     if errors:
         others_stand = {f.rule for f in findings if f.severity == "error" and f.rule not in ABOUT_VALUES}
-        for plan in sorted(_plans(trace, errors, list(suspects)), key=len):
+        for plan in sorted(_plans(trace, errors, suspects), key=len):
             if whole is not None and len(plan) > LISTED:
                 text = _tried(model, whole, judge, others_stand)
                 whole = None
@@ -113,11 +121,24 @@ def mend(
                 text = _tried(model, partial(_edit, plan, seed, called), judge, others_stand)
             if text:
                 cured = dict.fromkeys((f.rule for f in errors), text)
+                alone = plan[0].name if len(plan) == 1 else ""
                 break
     for f in others:
         plan = [Edit(n, "train") for n in f.layers]
         cured[f.rule] = _text(plan, called)
-    return [replace(f, fix=cured.get(f.rule, "")) if f.rule in ABOUT_VALUES else f for f in findings]
+    mended = [replace(f, fix=cured.get(f.rule, "")) if f.rule in ABOUT_VALUES else f for f in findings]
+    return [_following(f, alone, trace, suspects) if alone and f.rule in FOLLOW else f for f in mended]
+
+
+def _following(f: Finding, cured: str, trace: Trace, suspects: list[Suspect]) -> Finding:
+    """The finding with the parameter first that, repaired alone, cures; an operation that is to blame itself stays."""
+    layer = layer_of(trace, cured)
+    if not f.layers or f.severity != "error" or f.layers[0] in (cured, layer.name if layer is not None else cured):
+        return f
+    cause = next((s.cause for s in suspects if s.name == cured and not s.common), "")
+    cause = cause or f"a copy of the model passes once {cured} alone has its usual values"
+    names = tuple(dict.fromkeys((cured, *f.layers)))
+    return finding(f.rule, f.severity, names, f.summary, evidence=f.evidence, cause=cause, fix=f.fix, advice=f.advice)
 
 
 def _edit(plan: list[Edit], seed: int, called: str, model: nn.Module) -> str:
@@ -152,23 +173,27 @@ def _plans(trace: Trace, errors: list[Finding], suspects: list[Suspect]) -> Iter
     base = [e for n in named if (p := trace.parameters.get(n)) is not None and (e := healthy(p)) is not None]
     if base:
         yield base
-    own = [s for s in suspects if not s.common and s.name in trace.parameters]
-    for count in dict.fromkeys((1, 2, len(own))):
-        some = [healthy(trace.parameters[s.name]) for s in own[:count]]
-        plan = _merged(base, [e for e in some if e is not None])
-        if own and plan != base:
+    known = {s.name: s for s in suspects if not s.common and s.name in trace.parameters}
+    first = [n for f in errors for n in f.layers[:1] if n in trace.parameters]
+    own = [e for n in dict.fromkeys((*first, *known)) if (e := _usual(trace.parameters[n], known.get(n))) is not None]
+    # One alone before several: what a single edit cures was its fault.
+    for some in (*([e] for e in own[:ALONE]), own[:2], own):
+        plan = _merged(base, some)
+        if some and plan != base:
             yield plan
-    if len(own) > 1:
-        for s in own[1:4]:
-            edit = healthy(trace.parameters[s.name])
-            if edit is not None:
-                yield _merged(base, [edit])
     weights = [p for p in trace.parameters.values() if p.requires_grad]
     yield _merged(base, [e for p in weights if p.role != "embedding" and (e := healthy(p)) is not None])
 
 
 def _merged(first: list[Edit], second: list[Edit]) -> list[Edit]:
     return list({e.name: e for e in [*first, *second]}.values())
+
+
+def _usual(p: ParameterRecord, suspect: Suspect | None) -> Edit | None:
+    """What a parameter should be: by its fan-in, or where only what it does to the output tells, by that."""
+    if suspect is None or suspect.expected is None or suspect.kind not in ("factor", "head"):
+        return healthy(p)
+    return Edit(p.name, "constant" if suspect.kind == "factor" else "normal", suspect.expected)
 
 
 def healthy(p: ParameterRecord) -> Edit | None:

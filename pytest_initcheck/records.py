@@ -80,6 +80,8 @@ class LayerRecord:
         activation: statistics of the output.
         gradient: statistics of the gradient that arrived at the output; ``None`` if none did.
         input_rms: RMS of the first floating input, where it is known.
+        input: statistics of that input where no gradient goes back through it: what the model itself is given.
+        operation: name of the operation that the layer is (``"linear"``, ``"softmax"``), where it is a single known one.
         parameters: names of the parameters that the layer itself uses.
         followed_by: name of the nonlinearity that the output goes through next (``"relu"``, ``"tanh"``,
             ``"norm"``, ``"softmax"``, ``"none"``), where the graph shows it.
@@ -101,6 +103,8 @@ class LayerRecord:
     activation: Stats
     gradient: Stats | None = None
     input_rms: float | None = None
+    input: Stats | None = None
+    operation: str | None = None
     parameters: tuple[str, ...] = ()
     followed_by: str | None = None
     dead_units: float | None = None
@@ -140,6 +144,8 @@ class ParameterRecord:
         drawn_from: the distribution that the values were drawn from and the nearest scheme with a name, in words; ``""``
             where that was not asked or cannot be read.
         origin: the same in a word or two: the scheme if it has a name, else the kind of distribution.
+        pull: by how many per cent the output's scale over the samples grows where the whole parameter grows by one: 1 for a
+            factor, its own size for what goes through an exponential; asked only of outputs off the unit scale.
     """
 
     name: str
@@ -162,6 +168,7 @@ class ParameterRecord:
     kurtosis: float | None = None
     drawn_from: str = ""
     origin: str = ""
+    pull: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +188,8 @@ class Response:
         sensitivity_later: the sensitivity after the steps; asked only where the output does not follow the input.
         fit_steps: number of Adam steps that the fit took.
         token_fit: whether the fit was one of classes for the tokens of the input, whose error is a cross-entropy.
+        with_unit_inputs: RMS of the output over the samples if the inputs had mean 0 and std 1; asked only of outputs off the
+            unit scale whose inputs are off it, too.
     """
 
     movement: tuple[float, ...] = ()
@@ -195,6 +204,7 @@ class Response:
     sensitivity_later: float | None = None
     fit_steps: int | None = None
     token_fit: bool | None = None
+    with_unit_inputs: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,8 +283,10 @@ class Finding:
         summary: what is wrong in one line, with the value and the allowance.
         evidence: the numbers behind it, by name.
         cause: why, in the field's terms, with numbers.
-        fix: lines of Python to paste, or ``""`` where none is known to help.
+        fix: lines of Python to paste, or ``""`` where none is known to help. They run as they are, where ``model``, ``inputs``
+            and ``torch`` are what they are to the user.
         silence: how to silence exactly this finding.
+        advice: what to do in words, where it takes a change of the user's own code; ``""`` where there is none.
     """
 
     rule: str
@@ -285,6 +297,7 @@ class Finding:
     cause: str = ""
     fix: str = ""
     silence: str = ""
+    advice: str = ""
 
     def __str__(self) -> str:
         where = f" {self.layers[0]}" if self.layers else ""
@@ -434,7 +447,7 @@ def _stats(data: Mapping[str, Any] | None) -> Stats | None:
 def _layer(data: Mapping[str, Any]) -> LayerRecord:
     d = {k: _number(v) for k, v in data.items()}
     d.update(shape=tuple(d["shape"]), parameters=tuple(d["parameters"]))
-    d.update(activation=_stats(d["activation"]), gradient=_stats(d["gradient"]))
+    d.update(activation=_stats(d["activation"]), gradient=_stats(d["gradient"]), input=_stats(d.get("input")))
     if histogram := d.get("histogram"):
         d["histogram"] = Histogram(**{**histogram, "counts": tuple(histogram["counts"])})
     return LayerRecord(**d)

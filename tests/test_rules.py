@@ -259,6 +259,13 @@ SICK_AND_TWIN: dict[str, tuple[str, Callable[[], Any], Callable[[], Any], dict[s
         lambda: edited(mlp(), "4.bias", lambda b: b.fill_(0.5)),
         {},
     ),
+    "norm-scale-sign": (
+        "warning",
+        lambda: edited(normed(2, 1.0), "4.weight", lambda w: w.normal_(0.0, 0.02)),
+        lambda: edited(normed(2, 1.0), "4.weight", lambda w: w.normal_(1.0, 0.02)),
+        {},
+    ),
+    "unscaled-input": ("warning", mlp, mlp, {"inputs": 120 + 30 * X, "twin": {"inputs": X}}),
     "unlucky-seeds": ("warning", lambda: flaky(share=3), lambda: flaky(share=0), {"seeds": 8, "select": None}),
     "vanishing-activations": ("warning", lambda: mlp(30, gain=0.8), lambda: mlp(30), {}),
     "exploding-activations": ("warning", lambda: normed(14, 2.0), lambda: normed(14, 1.0), {}),
@@ -332,6 +339,30 @@ def test_a_rule_offers_no_fix_that_nobody_tried(rule: str) -> None:
 
     assert report.findings
     assert [f.fix for f in report.findings] == [""] * len(report.findings)
+
+
+@pytest.mark.parametrize("rule", sorted(SICK_AND_TWIN))
+def test_every_fix_runs_as_pasted_and_what_does_not_run_is_advice(rule: str) -> None:
+    _, sick, _, options = SICK_AND_TWIN[rule]
+    torch.manual_seed(0)
+    options = {"inputs": X, **options}
+    options.pop("twin", None)
+    options.pop("select", None)
+    inputs, made = options.pop("inputs"), sick()
+    model = made if isinstance(made, nn.Module) else made()
+
+    for finding in check_init(made, inputs, **options).findings:
+        exec(finding.fix, {"model": model, "inputs": inputs, "torch": torch, "nn": nn})
+        assert not (finding.fix and finding.advice)
+
+
+def test_what_takes_a_change_of_the_code_is_advice() -> None:
+    report = check_init(Spare(mentioned=False), X)
+
+    (finding,) = [f for f in report.findings if f.rule == "no-gradient"]
+
+    assert (finding.fix, finding.advice) == ("", "call it in forward(), or delete it: del model.forgotten_projection")
+    assert "  advice   call it in forward()" in str(report)
 
 
 @pytest.mark.parametrize("name", sorted(RULES))

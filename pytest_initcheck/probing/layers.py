@@ -146,6 +146,7 @@ class Entry:
     parameters: tuple[str, ...] = ()
     operation: str | None = None
     input_rms: Tensor | Pending | None = None
+    given: Pending | None = None
     saturated: Tensor | None = None
     node: Any = None
     port: int = 0
@@ -159,6 +160,7 @@ class _Frame:
     path: str
     parameters: tuple[str, ...]
     input_rms: Tensor | Pending | None = None
+    given: Pending | None = None
     inside: list[Entry] = field(default_factory=list)
     last: weakref.ref[Tensor] | None = None
 
@@ -258,7 +260,10 @@ class Watch(TorchFunctionMode):
                 with torch._C.DisableTorchFunction():
                     first = next((t for t in tensors((args, kwargs)) if measurable(t)), None)
                     if first is not None:
-                        frame.input_rms = self._known(first) or rms(first)
+                        known = self._known(first)
+                        if known is None and not first.requires_grad:
+                            frame.given = known = measure(first, batch_dim=sample_dim(first, self._batch))
+                        frame.input_rms = known or rms(first)
             self._stack.append(frame)
 
         return hook
@@ -295,7 +300,7 @@ class Watch(TorchFunctionMode):
             entry.operation, entry.saturated = operation, saturated
             entry.leaf = not frame.inside
             entry.parameters = frame.parameters
-            entry.input_rms = frame.input_rms
+            entry.input_rms, entry.given = frame.input_rms, frame.given
             self._within([entry])
 
     def _within(self, entries: list[Entry]) -> None:

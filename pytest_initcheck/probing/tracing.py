@@ -168,6 +168,8 @@ def _layers(entries: list[Entry], seen: Seen, scale: float) -> dict[str, LayerRe
             activation=activation,
             gradient=None if slope is None else _scaled(slope, 1.0 / scale),
             input_rms=input_rms,
+            input=taken if entry.given is not None else None,
+            operation=entry.operation,
             parameters=entry.parameters,
             followed_by=seen.layers.get(entry.name),
             dead_units=_dead(entry, share, along, seen.edges),

@@ -92,6 +92,7 @@ def _message(report: Report, f: Finding) -> str:
     parts = [f"{report.model}: {f.summary}"]
     parts += [f"Cause: {f.cause}"] if f.cause else []
     parts += [f"Fix: {f.fix}"] if f.fix else []
+    parts += [f"Advice: {f.advice}"] if f.advice else []
     parts += [f"Silence: {f.silence}"] if f.silence else []
     return "\n".join(parts)
 

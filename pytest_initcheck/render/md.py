@@ -92,6 +92,7 @@ def _finding(f: Finding) -> list[str]:
     lines = [f"**{f.severity}** {_code(f.rule)}{where}{and_more(len(f.layers))}: {_text(f.summary)}"]
     lines += ["", f"Cause: {_text(f.cause)}"] if f.cause else []
     lines += ["", "Fix:", "", _fenced("\n".join(fitted(f.fix, 100)), "python")] if f.fix else []
+    lines += ["", f"Advice: {_text(f.advice)}"] if f.advice else []
     lines += ["", f"Silence: {_code(f.silence)}"] if f.silence else []
     return lines
 

@@ -83,6 +83,7 @@ def _finding(f: Finding) -> dict[str, Any]:
         "summary": shown(f.summary),
         "cause": shown(f.cause),
         "fix": "\n".join(shown(line) for line in fitted(f.fix, 110)),
+        "advice": shown(f.advice),
         "silence": shown(f.silence),
         "evidence": [(shown(k), brief(v) if isinstance(v, float) else shown(str(v))) for k, v in f.evidence.items()],
     }

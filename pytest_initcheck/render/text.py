@@ -200,14 +200,14 @@ def _finding(f: Finding, verbose: int, ink: _Ink, width: int, told: dict[str, st
         lines += _labelled("also", some(also, len(names)), width)
     if verbose and f.evidence:
         lines += _labelled("evidence", _evidence(f.evidence), width)
-    for label, said in (("cause", f.cause), ("fix", f.fix)):
+    for label, said in (("cause", f.cause), ("fix", f.fix), ("advice", f.advice)):
         same = told.setdefault(said, f.rule)
         if not said:
             continue
         if same != f.rule:
             lines += _labelled(label, f"as {same} above", width)
         else:
-            lines += _labelled(label, said, width) if label == "cause" else _pasted(label, said, width)
+            lines += _pasted(label, said, width) if label == "fix" else _labelled(label, said, width)
     lines += _pasted("silence", f.silence, width) if f.silence else []
     return "\n".join(lines)
 

@@ -1,4 +1,4 @@
-"""Whether recurrent modules carry their state: one time step, with two states that differ a little."""
+"""Whether recurrent modules carry their state, and whether their weights leave its gates open: a few time steps of each."""
 
 from __future__ import annotations
 
@@ -11,6 +11,10 @@ from ..words import named_error
 
 #: Size of the difference between the two states, small against a state of about 0.3.
 DIFFERENCE = 1e-3
+#: Pre-activation beyond which a sigmoid is on its flat part (0.995), a tanh even more so.
+_FLAT = 5.3
+#: Time steps after which a state is what a module makes of its inputs.
+_STEPS = 8
 
 
 def carried(model: nn.Module, *, seed: int = 0) -> tuple[dict[str, float], list[str]]:
@@ -67,3 +71,49 @@ def _next(module: Any, x: Tensor, state: Any, cell: bool) -> Tensor:
     new = out if cell else out[1]
     state_after: Tensor = new[0] if isinstance(new, tuple) else new
     return state_after
+
+
+def shut_gates(model: nn.Module, *, seed: int = 0) -> dict[str, float]:
+    """Return, for every recurrent module of torch in ``model``, the share of pre-activations that its weights alone saturate.
+
+    Biases are left out: a gate that a bias opens or shuts is meant. What cannot be asked is left out, too; :func:`carried`
+    says so.
+
+    Args:
+        model: the module; nothing in it is changed (its recurrent modules are called a few times each).
+        seed: seed of the input, which has unit RMS.
+    """
+    found: dict[str, float] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, nn.RNNBase | nn.RNNCellBase) and getattr(module, "nonlinearity", "tanh") == "tanh":
+            try:
+                found[name] = _shut(module, seed)
+            except Exception:  # a class of the user's with another signature
+                continue
+    return found
+
+
+def _shut(module: Any, seed: int) -> float:
+    generator = torch.Generator().manual_seed(seed)
+    weight = next(module.parameters())
+    xs = torch.randn((_STEPS, 16, module.input_size), generator=generator).to(weight)
+    with torch.no_grad():
+        if isinstance(module, nn.RNNCellBase):
+            state: Any = None
+            for x in xs:
+                state = module(x, state)
+            below, states, ways = xs[-1], [state[0] if isinstance(state, tuple) else state], 1
+            pairs = [(module.weight_ih, module.weight_hh)]
+        else:
+            last = module(xs.transpose(0, 1) if module.batch_first else xs)[1]
+            states, ways = list(last[0] if isinstance(last, tuple) else last), 2 if module.bidirectional else 1
+            below = xs[-1]
+            pairs = [(weights[0], weights[1]) for weights in module.all_weights]
+        worst = 0.0
+        for i, (reads_input, reads_state) in enumerate(pairs):
+            if i >= ways:
+                start = (i // ways - 1) * ways
+                below = torch.cat(states[start : start + ways], -1)
+            drive = below @ reads_input.T + states[i] @ reads_state.T
+            worst = max(worst, float((drive.abs() > _FLAT).double().mean()))
+    return worst

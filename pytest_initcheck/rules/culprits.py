@@ -9,12 +9,15 @@ from statistics import median
 
 from .. import thresholds
 from ..gain_table import weight_gain
-from ..records import LayerRecord, ParameterRecord, Trace
+from ..records import ParameterRecord, Trace
 from ..words import number
 
 #: A factor this far (in decades) from what theory and its peers say stands out. Between schemes in use (Xavier, Kaiming,
 #: LeCun, PyTorch's default, orthogonal) the factors differ by up to 0.4.
 STANDS_OUT = 0.45
+
+#: Nonlinearities that a large negative offset shuts.
+_SHUTTING = frozenset(("relu", "gelu", "silu", "mish", "sigmoid", "softplus"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +26,8 @@ class Suspect:
 
     Attributes:
         name: parameter (or layer) name.
-        kind: ``"weight"``, ``"bias"``, ``"norm-scale"``, ``"embedding"`` or ``"zero"``.
+        kind: ``"weight"``, ``"bias"``, ``"norm-scale"``, ``"embedding"`` or ``"zero"``; where an output is too large also
+            ``"factor"`` (a raw scalar or vector), ``"head"`` (an embedding that is the output layer) or ``"input"``.
         decades: how far off, in powers of ten; negative is too small. Of a bias, what ranks it among scales.
         common: whether most of the model's weights are off by as much: the scheme's fault, not this layer's.
         cause: in the field's terms, with numbers.
@@ -162,22 +166,6 @@ def typical_deviation(trace: Trace) -> float:
     return median(found) if found else 0.0
 
 
-def first_dead(trace: Trace) -> LayerRecord | None:
-    """Return the first leaf layer whose output is the same for every sample although its input is not, or ``None``."""
-    alive = False
-    for layer in trace.layers.values():
-        if not layer.leaf or not layer.activation.finite or layer.activation.count < 2:
-            continue
-        silent = layer.activation.rms == 0 or (
-            layer.activation.variation is not None and layer.activation.variation < thresholds.BLIND
-        )
-        if not silent:
-            alive = True
-        elif alive or layer.index == 0:
-            return layer
-    return None
-
-
 def expected_std(p: ParameterRecord) -> float | None:
     """Return the weight std that carries a unit signal through ``p`` and what follows, or ``None``."""
     if p.fan_in is None or p.fan_in == 0 or p.role != "weight" or len(p.shape) < 2:
@@ -208,8 +196,10 @@ def _weight_cause(p: ParameterRecord) -> str:
 def _bias(p: ParameterRecord) -> Suspect | None:
     if p.role not in ("bias", "norm-shift") or p.value is None or p.value.rms < thresholds.LARGE_BIAS:
         return None
-    shut = " and shuts every unit behind it" if p.value.mean < 0 else ""
-    cause = f"{p.name} starts at {number(p.value.mean)} on average (0 is usual): the offset drowns the signal{shut}"
+    mean = p.value.mean
+    shut = " and shuts every unit behind it" if mean <= -thresholds.LARGE_BIAS and p.followed_by in _SHUTTING else ""
+    start = f"{number(mean)} on average" if abs(mean) > p.value.rms / 2 else f"RMS {number(p.value.rms)}"
+    cause = f"{p.name} starts at {start} (0 is usual): the offset drowns the signal{shut}"
     # A bias counts against a unit signal, a weight against its own theory: an offset of 10 is as far off as a factor of 10,
     # and, unlike the factor, no norm layer or optimizer makes up for it.
     rank = math.copysign(math.log10(p.value.rms) + 1, p.value.mean or 1)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from .. import thresholds
 from ..records import Finding
 from ..words import number, percent, scientific
+from .blame import LISTED, Blame, cause_of, for_silence, for_size, too_loud
 from .culprits import growth, typical_deviation
 from .registry import Case, finding, rule
 
@@ -51,7 +52,7 @@ def unresponsive(case: Case) -> Iterator[Finding]:
         return
     moved = max(r.movement)
     dead = asleep(case)
-    names = _where(case)
+    blame = for_silence(case)
     summary = (
         f"{len(r.movement)} optimizer steps move the output by {number(moved)} (at least {number(thresholds.SILENT)} expected)"
         + (
@@ -63,12 +64,11 @@ def unresponsive(case: Case) -> Iterator[Finding]:
     yield finding(
         "unresponsive",
         "error" if dead else "warning",
-        names,
+        blame.names,
         summary,
         evidence={"movement": moved, "allowed": thresholds.SILENT, "residual": r.residual, "predicted": r.predicted},
-        cause=_cause(
-            case, "the signal does not get through: the output is the same for all inputs, or its gradient vanishes"
-        ),
+        cause=blame.cause
+        or "the signal does not get through: the output is the same for all inputs, or its gradient vanishes",
     )
 
 
@@ -91,39 +91,38 @@ def unreachable_targets(case: Case) -> Iterator[Finding]:
     if not r.movement or silent(case):
         return
     size = (r.output_centred_rms or 0.0) / r.unit
+    blame = for_size(case) if size > thresholds.AMPLE else _astray(case)
     # Cross-entropy forgives large scores, and for tokens it has been asked.
     if size > thresholds.OUT_OF_REACH and not r.token_fit:
         yield finding(
             "unreachable-targets",
             "error",
-            _where(case),
+            blame.names,
             f"the output starts at RMS {number(size)} over the samples (at most {number(thresholds.OUT_OF_REACH)})",
             evidence={"output_rms": size, "allowed": thresholds.OUT_OF_REACH},
-            cause=_cause(case, "the forward signal grows from layer to layer"),
+            cause=blame.cause or "the forward signal grows from layer to layer",
         )
     elif r.residual is not None and r.token_fit:
         if r.residual >= thresholds.TOKENS_UNREACHED:
             yield finding(
                 "unreachable-targets",
                 "error",
-                _where(case),
+                blame.names,
                 f"{thresholds.FIT_STEPS} Adam steps towards a fixed class for every token leave {number(100 * r.residual)} % of a uniform guess's "
                 f"cross-entropy (at most {number(100 * thresholds.TOKENS_UNREACHED)} %)",
                 evidence={"residual": r.residual, "allowed": thresholds.TOKENS_UNREACHED},
-                cause=_cause(
-                    case,
-                    "the scores of a token do not follow the token: a layer is far too loud, or attention is one-hot",
-                ),
+                cause=blame.cause
+                or "the scores of a token do not follow the token: a layer is far too loud, or attention is one-hot",
             )
     elif r.residual is not None and r.residual >= thresholds.STRAYED and size > thresholds.AMPLE:
         yield finding(
             "unreachable-targets",
             "error",
-            _where(case),
+            blame.names,
             f"the output starts at RMS {number(size)} over the samples, and {thresholds.FIT_STEPS} Adam steps leave {number(100 * r.residual)} % of a fit's "
             f"error (at most {number(100 * thresholds.STRAYED)} %)",
             evidence={"output_rms": size, "residual": r.residual, "allowed": thresholds.STRAYED},
-            cause=_cause(case, "the forward signal grows from layer to layer"),
+            cause=blame.cause or "the forward signal grows from layer to layer",
         )
     elif (
         r.residual is not None
@@ -140,14 +139,12 @@ def unreachable_targets(case: Case) -> Iterator[Finding]:
         yield finding(
             "unreachable-targets",
             "error",
-            _where(case),
+            blame.names,
             f"{thresholds.FIT_STEPS} Adam steps leave {number(100 * r.residual)} % of a fit's error, and a step moves the output with correlation "
             f"{number(r.alignment)} to where it was asked to go (at least {number(thresholds.ASTRAY)})",
             evidence={"residual": r.residual, "alignment": r.alignment, "allowed": thresholds.UNREACHED},
-            cause=_cause(
-                case,
-                "the output does not follow its parameters: single layers are far too loud, or their units are shut",
-            ),
+            cause=blame.cause
+            or "the output does not follow its parameters: single layers are far too loud, or their units are shut",
         )
 
 
@@ -168,6 +165,7 @@ def chaotic_response(case: Case) -> Iterator[Finding]:
         return
     cured = r.sensitivity_if_smaller
     loud = [s for s in case.culprits if s.loud and s.kind != "bias" and not s.common]
+    amplifiers = [s.name for s in case.culprits if too_loud(s)][:LISTED]
     own = bool(loud) or (
         cured is not None
         and cured < thresholds.CURED * r.sensitivity
@@ -176,10 +174,10 @@ def chaotic_response(case: Case) -> Iterator[Finding]:
     yield finding(
         "chaotic-response",
         "error" if own else "note",
-        _where(case),
+        amplifiers or _where(case),
         f"{disturbed(r.sensitivity)} (at most {percent(thresholds.CHAOTIC * thresholds.DISTURBANCE)})",
         evidence={"sensitivity": r.sensitivity, "allowed": thresholds.CHAOTIC, "with_smaller_weights": cured},
-        cause=_cause(case, "the weights amplify differences from layer to layer")
+        cause=_cause(case, amplifiers) or "the weights amplify differences from layer to layer"
         if own
         else "no weight is larger than its fan-in asks for: the architecture does this (batch norms without zero-init residuals do), "
         "and such models train",
@@ -198,13 +196,14 @@ def explosive_response(case: Case) -> Iterator[Finding]:
     """One optimizer step throws the output far away: training diverges at ordinary learning rates."""
     r = case.response
     if r.movement and r.movement[0] > thresholds.VIOLENT:
+        blame = for_size(case)
         yield finding(
             "explosive-response",
             "warning",
-            _where(case),
+            blame.names,
             f"one step of {scientific(thresholds.STEP)} moves the output by {number(r.movement[0])} (at most {number(thresholds.VIOLENT)})",
             evidence={"movement": r.movement[0], "allowed": thresholds.VIOLENT, "predicted": r.predicted},
-            cause=_cause(case, "every weight is amplified by the layers behind it"),
+            cause=blame.cause or "every weight is amplified by the layers behind it",
         )
 
 
@@ -222,35 +221,38 @@ def overconfident_output(case: Case) -> Iterator[Finding]:
     nothing, loss = case.trace.loss_of_zero_output, case.trace.loss
     if nothing is None or loss is None or not 0 < nothing < float("inf") or not loss > thresholds.CONFIDENT * nothing:
         return
+    blame = for_size(case)
     yield finding(
         "overconfident-output",
         "warning",
-        _where(case),
+        blame.names,
         f"the loss starts at {number(loss)}, {number(loss / nothing)} times that of an output of zeros (at most {number(thresholds.CONFIDENT)})",
         evidence={"loss": loss, "loss_of_zero_output": nothing, "allowed": thresholds.CONFIDENT},
-        cause=_cause(case, "the output is too large at the start: scale down the last layer"),
+        cause=blame.cause or "the output is too large at the start: scale down the last layer",
     )
 
 
+def _astray(case: Case) -> Blame:
+    """What makes steps miss their targets: the loud first, and only where nothing is, whatever stands out."""
+    loud = [s.name for s in case.culprits if too_loud(s)]
+    return Blame(tuple(loud[:LISTED] or _where(case)), _cause(case, loud or None))
+
+
 def _where(case: Case) -> list[str]:
-    names = [s.name for s in case.culprits[:5]]
+    names = [s.name for s in case.culprits[:LISTED]]
     if names:
         return names
     layers = [x for x in case.trace.layers.values() if x.leaf]
     return [layers[0].name] if layers else []
 
 
-def _cause(case: Case, otherwise: str) -> str:
-    if not case.culprits:
+def _cause(case: Case, names: Iterable[str] | None = None) -> str:
+    """Why the first suspect, or the first of ``names``, is one."""
+    wanted = None if names is None else set(names)
+    suspects = [s for s in case.culprits if wanted is None or s.name in wanted]
+    if not suspects:
         fitted = growth(case.trace)
         if fitted is None or abs(fitted.decades) * fitted.steps < 2:
-            return otherwise
+            return ""
         return f"the signal changes x{number(fitted.factor)} a layer over {fitted.steps + 1} layers"
-    s = case.culprits[0]
-    if s.common:
-        fitted = growth(case.trace)
-        over = ""
-        if fitted is not None:
-            over = f"; fitted over {fitted.steps + 1} layers: x{number(fitted.factor)} a layer"
-        return f"{s.cause}; most layers are off by as much, so it is the scheme{over}"
-    return str(s.cause)
+    return cause_of(case, suspects[0])

@@ -60,7 +60,7 @@ def no_gradient(case: Case) -> Iterator[Finding]:
                 f"the output depends on {some(names)}, but no gradient comes back",
                 evidence={"parameters": len(names), "reason": reason},
                 cause="the graph is cut behind it: .detach(), .data, .item(), torch.no_grad() or a non-differentiable operation",
-                fix=f"find the cut behind {names[0]!r} and remove it, or declare it: model.get_parameter({names[0]!r}).requires_grad_(False)",
+                advice=f"find the cut behind {names[0]!r} and remove it, or declare it: model.get_parameter({names[0]!r}).requires_grad_(False)",
             )
         elif reason == "unmentioned":
             yield finding(
@@ -70,7 +70,7 @@ def no_gradient(case: Case) -> Iterator[Finding]:
                 f"{some(names)} {'is' if len(names) == 1 else 'are'} never used, and no method of the model mentions the attribute",
                 evidence={"parameters": len(names), "reason": reason},
                 cause="the layer is built but not called: a forgotten call in forward(), or a leftover",
-                fix=f"call it in forward(), or delete it: del model.{names[0].rpartition('.')[0] or names[0]}",
+                advice=f"call it in forward(), or delete it: del model.{names[0].rpartition('.')[0] or names[0]}",
             )
         else:
             yield finding(

@@ -28,6 +28,7 @@ class Case:
         unwritten: parameters and buffers, by their labels -> what is wrong with how they were constructed.
         culprits: where the fault starts, the most suspicious first, as :func:`~pytest_initcheck.rules.culprits.suspects` ranks.
         memory: for every recurrent module, the share of a change of its state that is left one step later.
+        gates: for every recurrent module, the share of its pre-activations that its weights alone put where gates are flat.
     """
 
     trace: Trace
@@ -37,6 +38,7 @@ class Case:
     unwritten: Mapping[str, ConstructionFault] = field(default_factory=dict)
     culprits: tuple[Suspect, ...] = ()
     memory: Mapping[str, float] = field(default_factory=dict)
+    gates: Mapping[str, float] = field(default_factory=dict)
 
 
 Judge = Callable[[Case], Iterable[Finding]]
@@ -95,8 +97,9 @@ def finding(
     evidence: Mapping[str, Any] | None = None,
     cause: str = "",
     fix: str = "",
+    advice: str = "",
 ) -> Finding:
     """Return a finding, with the line that silences it filled in."""
     names = tuple(dict.fromkeys(layers))
     silence = f'ignore=["{rule_name}:{names[0]}"]' if names else f'ignore=["{rule_name}"]'
-    return Finding(rule_name, severity, names, summary, evidence or {}, cause, fix, silence)
+    return Finding(rule_name, severity, names, summary, evidence or {}, cause, fix, silence, advice)

@@ -11,7 +11,9 @@ from collections.abc import Iterator
 from .. import thresholds
 from ..records import Finding
 from ..words import number, spelled
-from .culprits import Growth, first_dead, growth
+from .blame import behind, for_silence, too_loud, too_quiet, unscaled
+from .culprits import Growth, growth
+from .death import death
 from .function import asleep, disturbed, silent
 from .registry import Case, finding, rule
 
@@ -21,6 +23,8 @@ TREND, STEADY = 1e3, 0.8
 DEAD = 0.9
 #: Largest finite float16, and its smallest positive number.
 HALF_MAX, HALF_TINY = 65504.0, 5.96e-8
+#: RMS of a first layer's input from which on it is far off unit scale.
+UNSCALED = 6.0
 #: Samples from which on "zero for every sample" says something about a unit.
 SAMPLES = 8
 
@@ -44,32 +48,30 @@ def input_blind(case: Case) -> Iterator[Finding]:
         and later is not None
         and max(r.sensitivity, later) < thresholds.DEAF
     ):
-        layer = first_dead(case.trace)
-        where = [*(s.name for s in case.culprits[:1]), *([layer.name] if layer is not None else [])]
+        blame = for_silence(case)
         yield finding(
             "input-blind",
             "error",
-            where,
+            blame.names,
             f"{disturbed(r.sensitivity)}, and {spelled(thresholds.LOOKS)} steps do not change that",
             evidence={"sensitivity": r.sensitivity, "sensitivity_later": later, "allowed": thresholds.DEAF},
-            cause=case.culprits[0].cause
-            if case.culprits
-            else "what the output varies with is not the input (dropout, noise)",
+            cause=blame.cause or "what the output varies with is not the input (dropout, noise)",
         )
         return
     if not silent(case) or not asleep(case) or output is None or output.variation is None:
         return
-    layer = first_dead(case.trace)
+    end = death(case.trace, case.culprits)
     scheme = bool(case.culprits) and case.culprits[0].common  # then the signal faded on the way: unresponsive says so
-    if output.rms == 0 or output.variation > thresholds.BLIND or layer is None or scheme:
+    if output.rms == 0 or output.variation > thresholds.BLIND or end is None or scheme:
         return
+    blame = for_silence(case)
     yield finding(
         "input-blind",
         "error",
-        [*(s.name for s in case.culprits[:1]), layer.name],
-        f"all samples give the same output (variation {number(output.variation)}); they become equal at {layer.name}",
-        evidence={"variation": output.variation, "allowed": thresholds.BLIND, "layer": layer.name},
-        cause=case.culprits[0].cause if case.culprits else f"{layer.name} returns the same values whatever comes in",
+        blame.names,
+        f"all samples give the same output (variation {number(output.variation)}); they become equal at {end.layer.name}",
+        evidence={"variation": output.variation, "allowed": thresholds.BLIND, "layer": end.layer.name},
+        cause=blame.cause or f"{end.layer.name} returns the same values whatever comes in",
     )
 
 
@@ -91,6 +93,44 @@ def equal_samples(case: Case) -> Iterator[Finding]:
             "all samples of the inputs are equal: whether the model tells inputs apart was not judged",
             cause="pass inputs that differ, such as torch.randn of this shape, or a shape string",
         )
+
+
+@rule(
+    "unscaled-input",
+    family="signal",
+    severity="warning",
+    threshold=f"the input of a first weighted layer, or what an embedding hands to one, has an RMS of {UNSCALED:g} or more, and no norm layer "
+    "rescales what that layer makes of it",
+    evidence="plain ReLU networks on inputs of mean 120 and std 30: their first steps are spent on the offset; pixels of 0 to 255 are RMS 150",
+    limits="an embedding of positions or times that is written by hand may want large numbers",
+)
+def unscaled_input(case: Case) -> Iterator[Finding]:
+    """What the first layer reads is far larger than the unit scale that every scheme of initialization assumes."""
+    looked_up = {x.name for x in case.trace.layers.values() if (x.operation or "").startswith("embedding")}
+    for layer in case.trace.layers.values():
+        sources = case.trace.edges.get(layer.name, ())
+        rows = bool(sources) and looked_up.issuperset(sources)
+        size = layer.input.rms if layer.input is not None else layer.input_rms if rows else None
+        roles = {p.role for n in layer.parameters if (p := case.trace.parameters.get(n)) is not None}
+        if not size or not UNSCALED <= size < float("inf") or "weight" not in roles or "norm-scale" in roles:
+            continue
+        if layer.followed_by == "norm":
+            continue
+        given = (
+            f"{unscaled(layer)}: normalize the inputs"
+            if layer.input is not None
+            else f"the embedding {sources[0]} hands {layer.name} its input at RMS {number(size)}, and no norm layer stands between them"
+        )
+        names = [*(n for s in sources for n in case.trace.layers[s].parameters), layer.name]
+        yield finding(
+            "unscaled-input",
+            "warning",
+            names,
+            f"the input of {layer.name} has RMS {number(size)} (below {number(UNSCALED)})",
+            evidence={"rms": size, "allowed": UNSCALED},
+            cause=given,
+        )
+        return
 
 
 @rule(
@@ -171,7 +211,7 @@ def dead_units(case: Case) -> Iterator[Finding]:
             f"{number(100 * (dead[0].dead_units or 0))} % of the units of {dead[0].name} are zero for every sample (below "
             f"{number(100 * DEAD)} %)",
             evidence={"share": worst.dead_units, "layers": len(dead)},
-            cause=case.culprits[0].cause if case.culprits else "the pre-activations are negative for all samples",
+            cause=behind(case, dead[0]) or "the pre-activations are negative for all samples",
         )
 
 
@@ -193,9 +233,7 @@ def saturated_units(case: Case) -> Iterator[Finding]:
             [x.name for x in flat],
             f"{number(100 * (flat[0].saturated or 0))} % of the outputs of {flat[0].name} are saturated (below {number(100 * DEAD)} %)",
             evidence={"share": flat[0].saturated, "layers": len(flat)},
-            cause=case.culprits[0].cause
-            if case.culprits
-            else "pre-activations far outside the nonlinearity's linear part",
+            cause=behind(case, flat[0]) or "pre-activations far outside the nonlinearity's linear part",
         )
 
 
@@ -254,16 +292,13 @@ def _trend(case: Case, kind: str, *, shrinking: bool) -> Iterator[Finding]:
         f"{kind} RMS {verb} x{number(found.factor)} {where}, x{number(total)} over {found.steps + 1} layers"
         f" (at most x{number(1 / TREND if shrinking else TREND)})",
         evidence={"factor": found.factor, "layers": found.steps + 1, "steadiness": found.steadiness},
-        cause=f"{_scheme(case)}; Adam copes, plain SGD will not, and {number(_fails_at(found))} layers of this would leave float32",
+        cause=f"{_scheme(case, shrinking)}; Adam copes, plain SGD will not, and {number(_fails_at(found))} layers of this would leave float32",
     )
 
 
-def _scheme(case: Case) -> str:
-    return (
-        case.culprits[0].cause
-        if case.culprits
-        else "the gain of each layer is not the one that its nonlinearity asks for"
-    )
+def _scheme(case: Case, shrinking: bool) -> str:
+    own = [s.cause for s in case.culprits if (too_quiet(s) if shrinking else too_loud(s))]
+    return own[0] if own else "the gain of each layer is not the one that its nonlinearity asks for"
 
 
 def _fails_at(found: Growth) -> float:

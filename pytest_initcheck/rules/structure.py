@@ -16,6 +16,8 @@ TWINS = 0.5
 CUT = 1e-3
 #: Share of a recurrent state at its bounds: the geometric middle between harmless (4 %) and harmed (27 %) pairs.
 FULL = 0.1
+#: Norm scales from which on their mean says what they were drawn around.
+SCALES = 8
 #: Factor by which single weights stand out before they are worth a warning, in decades.
 MISMATCH = 0.8
 
@@ -78,7 +80,7 @@ def cloned_layers(case: Case) -> Iterator[Finding]:
             + (", ..." if len(names) > 2 else ""),
             evidence={"weights": len(names)},
             cause="a layer was deep-copied after its initialization (nn.TransformerEncoder does), so all copies start equal",
-            fix="for layer in copies: layer.apply(init_weights)",
+            advice="initialize every copy anew after copying: copy.apply(init_weights), or pytest_initcheck.apply_init(model)",
         )
 
 
@@ -104,6 +106,41 @@ def gain_mismatch(case: Case) -> Iterator[Finding]:
         evidence={"decades": off[0].decades, "expected_std": off[0].expected},
         cause=off[0].cause,
     )
+
+
+@rule(
+    "norm-scale-sign",
+    family="structure",
+    severity="warning",
+    threshold=f"a norm layer's scales of both signs, {SCALES} or more, whose mean is smaller than their std",
+    evidence="a DCGAN whose norm scales are drawn from N(0, 0.02), as its weights are, rather than N(1, 0.02), loses the signal at "
+    "every norm; constant scales (0 is a gate, 1 usual) and draws around 1 are not touched",
+    limits="scales that training spread around zero look the same",
+)
+def norm_scale_sign(case: Case) -> Iterator[Finding]:
+    """Norm scales are drawn around zero, as weights are, not around one: a half of the channels is flipped, all are faint."""
+    off = [p for p in case.trace.parameters.values() if _around_zero(p)]
+    if off:
+        value = off[0].value
+        assert value is not None
+        yield finding(
+            "norm-scale-sign",
+            "warning",
+            [p.name for p in off],
+            f"{off[0].name} has mean {number(value.mean)} and std {number(value.std)} (mean 1 is usual)"
+            + (f" (and {len(off) - 1} more)" if len(off) > 1 else ""),
+            evidence={"mean": value.mean, "std": value.std, "scales": len(off)},
+            cause=f"the scales of a norm layer are drawn around zero, as weights are: it multiplies what it has normalized by "
+            f"{number(value.rms)}, half of the channels with the sign turned",
+            fix="\n".join(f"torch.nn.init.ones_(model.get_parameter({p.name!r}))" for p in off),
+        )
+
+
+def _around_zero(p: ParameterRecord) -> bool:
+    v = p.value
+    if p.role != "norm-scale" or v is None or v.count < SCALES or not v.finite:
+        return False
+    return v.min < 0 < v.max and abs(v.mean) < v.std
 
 
 @rule(
@@ -158,10 +195,11 @@ def cut_recurrence(case: Case) -> Iterator[Finding]:
     "saturated-state",
     family="structure",
     severity="error",
-    threshold=f"at least {FULL:.0%} of a recurrent layer's state is at its bounds (above {thresholds.FLAT:g})",
+    threshold=f"at least {FULL:.0%} of a recurrent layer's state is at its bounds (above {thresholds.FLAT:g}), or its weights alone put "
+    f"{FULL:.0%} of the pre-activations of its gates where these are flat",
     evidence="harmed recurrent pairs with over-scaled weights start with 27 to 72 % of their state at its bounds, harmless ones with "
-    "4 % at most",
-    limits="sees torch.nn.RNN with tanh, LSTM and GRU; one layer of an LSTM may saturate inside without showing it in its output",
+    "4 % at most; weights of any scheme in use saturate 0.7 % of the gates, N(0, 1) weights 27 to 77 %",
+    limits="sees torch.nn.RNN with tanh, LSTM, GRU and their cells; gates are asked with inputs of unit RMS and without biases",
 )
 def saturated_state(case: Case) -> Iterator[Finding]:
     """The state of a recurrent layer sits at its bounds for almost every sample, so neither input nor weights move it."""
@@ -175,6 +213,22 @@ def saturated_state(case: Case) -> Iterator[Finding]:
                 f"{number(100 * layer.saturated)} % of the state of {layer.name} is at its bounds (below {number(100 * FULL)} %)",
                 evidence={"share": layer.saturated, "allowed": FULL},
                 cause=own[0].cause if own else "the input of the layer, or its weights, are far too large for its tanh",
+            )
+            return
+    for name, share in case.gates.items():
+        if share >= FULL:
+            own = [s for s in case.culprits if inside(name, s.name) and s.decades > 0]
+            recurrent = [p.name for p in case.trace.parameters.values() if inside(name, p.name) and p.role == "weight"]
+            drives = (
+                f"its weights put {number(100 * share)} % of the gates of {name or 'the model'} where they are flat"
+            )
+            yield finding(
+                "saturated-state",
+                "error",
+                [s.name for s in own] or recurrent or [name],
+                f"{number(100 * share)} % of the gates of {name or 'the model'} are saturated by its weights (below {number(100 * FULL)} %)",
+                evidence={"gates": share, "allowed": FULL},
+                cause=own[0].cause if own else drives,
             )
 
 

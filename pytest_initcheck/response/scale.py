@@ -1,0 +1,93 @@
+"""What an output that is too large comes from: what scales it, and what it would be with inputs of unit scale."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..probing.probe import centred, gradients
+from ..words import named_error
+from .perturb import Push, rms
+
+#: Inputs within these bounds of unit scale are not asked about.
+_USUAL = (1 / 3, 3.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Scales:
+    """What :func:`scales` found.
+
+    Attributes:
+        pulls: for every parameter, how many per cent the output grows with one per cent of it.
+        with_unit_inputs: RMS of the output over the samples with every floating input at mean 0 and std 1; ``None`` where
+            the inputs are about that already.
+        unseen: what could not be asked, one sentence each.
+    """
+
+    pulls: dict[str, float] = field(default_factory=dict)
+    with_unit_inputs: float | None = None
+    unseen: tuple[str, ...] = ()
+
+
+def scales(push: Push) -> Scales:
+    """Return what the scale of the output depends on; the model is left as it is."""
+    unseen: list[str] = []
+    pulls: dict[str, float] = {}
+    small = None
+    try:
+        pulls = _pulls(push)
+        small = _with_unit_inputs(push)
+    except Exception as error:  # asked to explain only: what was found stands without it
+        unseen.append(f"what the output's scale comes from was not judged ({named_error(error)})")
+    return Scales(pulls, small, tuple(unseen))
+
+
+def _pulls(push: Push) -> dict[str, float]:
+    output = push.forward(graph=True)[push.probed.primary]
+    if not output.requires_grad:
+        return {}
+    with torch.enable_grad():
+        spread = centred(output.float(), push.probed.batch)
+        peak = float(spread.detach().abs().max())
+        if not 0 < peak < math.inf:
+            return {}
+        size = (spread / peak).square().mean().log() / 2
+    found = gradients(
+        [size], list(push.parameters.values()), [torch.ones_like(size)], retain_graph=push.probed.holds_graph
+    )
+    return {
+        name: float((parameter.detach().double() * slope.double()).sum())
+        for (name, parameter), slope in zip(push.parameters.items(), found, strict=True)
+        if slope is not None
+    }
+
+
+def _with_unit_inputs(push: Push) -> float | None:
+    given = [t for t in push.probed.inputs() if t.is_floating_point() and t.numel() > 1]
+    swap: dict[int, Tensor] = {}
+    for tensor in given:
+        std, size = float(tensor.std()), rms(tensor)
+        if std > 0 and not _USUAL[0] <= size <= _USUAL[1]:
+            swap[id(tensor)] = ((tensor - tensor.mean()) / std).to(tensor.dtype)
+    if not swap:
+        return None
+    probed = push.probed
+    with torch.no_grad():
+        outputs = probed.select(
+            probed.rerun_raw(_replaced(probed.call.args, swap), _replaced(probed.call.kwargs, swap))
+        )
+    return rms(centred(outputs[probed.primary], probed.batch))
+
+
+def _replaced(value: Any, swap: dict[int, Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        return swap.get(id(value), value)
+    if type(value) is dict:
+        return {k: _replaced(v, swap) for k, v in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(_replaced(v, swap) for v in value)
+    return value
