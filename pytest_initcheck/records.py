@@ -172,6 +172,8 @@ class Response:
         alignment: correlation of the centred movement with the direction that was asked for.
         residual: share of the squared error left after a few Adam steps towards random centred targets.
         sensitivity: relative change of the output over relative change of the input.
+        disturbance: the relative change of the input that this was asked with: small for numbers, above 1 where samples were exchanged,
+            because integers and flags cannot be changed a little.
         output_rms: RMS of the output.
         output_centred_rms: RMS of the output around its mean over the samples.
         unit: scale on which changes of the output are judged: 1, but the output's own RMS for a softmax over many classes.
@@ -193,6 +195,7 @@ class Response:
     sensitivity_later: float | None = None
     fit_steps: int | None = None
     token_fit: bool | None = None
+    disturbance: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

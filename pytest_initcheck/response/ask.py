@@ -15,9 +15,11 @@ import torch
 from torch import Tensor
 
 from .. import thresholds
+from ..errors import ProbeError
 from ..probing.memory import storage_key
 from ..probing.probe import OutputChanged, centred, gradients
 from ..records import Response
+from .exchange import Disturbed
 from .fit import fit, token_ids
 from .perturb import Push, rms
 
@@ -25,6 +27,8 @@ from .perturb import Push, rms
 EPSILON = 1e-8
 #: Mean size of a gradient from which on that is no longer felt.
 LOUD_GRADIENT = 1e3 * EPSILON
+#: What is said where it is not known that any disturbance of the inputs arrived.
+UNHEARD = "no disturbance of the inputs is known to arrive: whether the output follows them was not judged"
 #: Elements that are taken to double precision at a time.
 BLOCK = 1 << 20
 
@@ -71,12 +75,13 @@ def ask(push: Push, *, suspicious: bool = False, oversized: bool = True) -> Answ
         return Answer(Response())
     size, varying, unit = rms(start), rms(centred(start, batch)), natural_unit(start)
     smaller = residual = fit_steps = token_fit = None
-    sensitivity = _sensitivity(push, start)
+    heard = _heard(push, start)
+    sensitivity = heard.sensitivity
     if oversized and sensitivity is not None and sensitivity > thresholds.CHAOTIC:
         smaller = _calmed(push, sensitivity)
     deaf = sensitivity is not None and sensitivity < thresholds.DEAF
     steps = _steps(push, unit, deaf=deaf)
-    unseen = steps.unseen
+    unseen = (*heard.unseen, *steps.unseen)
     if start.ndim > 0 and not _calm(size, varying, steps.movement, steps.alignment if suspicious else None, unit):
         ids = token_ids(push, start)
         try:
@@ -91,6 +96,7 @@ def ask(push: Push, *, suspicious: bool = False, oversized: bool = True) -> Answ
         alignment=steps.alignment,
         residual=residual,
         sensitivity=sensitivity,
+        disturbance=heard.disturbance,
         output_rms=size,
         output_centred_rms=varying,
         unit=unit,
@@ -129,16 +135,47 @@ def _correlation(a: Tensor, b: Tensor) -> float:
     return both / max(math.sqrt(left * right), 1e-300)
 
 
-def _sensitivity(push: Push, start: Tensor) -> float | None:
-    """Relative change of the output over relative change of the input."""
-    if push.disturbed is None or start.ndim == 0:
+def _sensitivity(push: Push, start: Tensor, moved: Disturbed | None) -> float | None:
+    """Relative change of the output over relative change of the input; ``None`` where no change arrived, or nothing varies."""
+    if moved is None or moved.size == 0:
         return None
+    now, batch = moved.outputs[push.probed.primary], push.probed.batch
+    scale = rms(centred(start, batch))
+    if scale == 0 or now.shape != start.shape:
+        return None
+    return rms(centred(now, batch) - centred(start, batch)) / scale / moved.size
+
+
+@dataclass(frozen=True, slots=True)
+class _Heard:
+    """What the output makes of other inputs: see the fields of the same names in Response and Answer."""
+
+    sensitivity: float | None = None
+    disturbance: float | None = None
+    unseen: tuple[str, ...] = ()
+
+
+def _heard(push: Push, start: Tensor) -> _Heard:
+    """Disturb the inputs a little, and where that changes nothing, those that no little disturbance reaches.
+
+    A stimulus that did not arrive is not a response of zero: then nothing is said of the response.
+    """
+    if start.ndim == 0 or rms(centred(start, push.probed.batch)) == 0:
+        return _Heard()
     with torch.no_grad():
-        moved = push.disturbed(thresholds.DISTURBANCE)[push.probed.primary]
-    scale = rms(centred(start, push.probed.batch))
-    if scale == 0 or moved.shape != start.shape:
-        return None
-    return rms(centred(moved, push.probed.batch) - centred(start, push.probed.batch)) / scale / thresholds.DISTURBANCE
+        little = None if push.disturbed is None else push.disturbed(thresholds.DISTURBANCE)
+        heard = _sensitivity(push, start, little)
+        known = _Heard(heard, None if little is None or heard is None else little.size)
+        if heard is not None and not heard < thresholds.DEAF:
+            return known
+        if push.swapped is None:
+            return known if heard is not None or little is None else _Heard(unseen=(UNHEARD,))
+        try:
+            much = push.swapped()
+        except ProbeError as error:
+            return _Heard(unseen=(f"{UNHEARD}: {error}",))
+    heard = _sensitivity(push, start, much)
+    return _Heard(unseen=(UNHEARD,)) if heard is None else _Heard(heard, much.size)
 
 
 def _calmed(push: Push, sensitivity: float) -> float:
@@ -153,7 +190,7 @@ def _calmed(push: Push, sensitivity: float) -> float:
         for _ in range(5):
             torch._foreach_mul_([w.data for w in weights], 0.5)
             start = push.forward(graph=False)[push.probed.primary]
-            now = _sensitivity(push, start)
+            now = None if push.disturbed is None else _sensitivity(push, start, push.disturbed(thresholds.DISTURBANCE))
             if now is not None and math.isfinite(now):
                 best = min(best, now)
             if best < thresholds.CURED * sensitivity:
@@ -274,7 +311,7 @@ def _steps(push: Push, unit: float, *, deaf: bool) -> _Steps:
         if settled and not quiet and not deaf:
             break
     if deaf and math.isfinite(movement[-1]):
-        later = _sensitivity(push, push.forward(graph=False)[probed.primary])
+        later = _heard(push, push.forward(graph=False)[probed.primary]).sensitivity
     push.restore()
     return _Steps(tuple(movement), predicted, alignment, later, wakes, tuple(unseen))
 

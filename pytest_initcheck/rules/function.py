@@ -26,9 +26,11 @@ def asleep(case: Case) -> bool:
     return r.residual >= thresholds.UNREACHED or late
 
 
-def disturbed(sensitivity: float) -> str:
-    """Return in words what the disturbance of the input that was tried does to the output."""
-    size = thresholds.DISTURBANCE
+def disturbed(sensitivity: float, size: float | None = None) -> str:
+    """Return in words what the disturbance of the input that was tried (of relative size ``size``) does to the output."""
+    size = thresholds.DISTURBANCE if size is None else size
+    if size > 1:
+        return f"inputs of other samples change the output by {percent(size * sensitivity)}"
     return f"a disturbance of the input by {percent(size)} changes the output by {percent(size * sensitivity)}"
 
 

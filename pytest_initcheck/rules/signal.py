@@ -50,7 +50,7 @@ def input_blind(case: Case) -> Iterator[Finding]:
             "input-blind",
             "error",
             where,
-            f"{disturbed(r.sensitivity)}, and {spelled(thresholds.LOOKS)} steps do not change that",
+            f"{disturbed(r.sensitivity, r.disturbance)}, and {spelled(thresholds.LOOKS)} steps do not change that",
             evidence={"sensitivity": r.sensitivity, "sensitivity_later": later, "allowed": thresholds.DEAF},
             cause=case.culprits[0].cause
             if case.culprits
