@@ -172,6 +172,8 @@ class Response:
         alignment: correlation of the centred movement with the direction that was asked for.
         residual: share of the squared error left after a few Adam steps towards random centred targets.
         sensitivity: relative change of the output over relative change of the input.
+        reach: what part of an ordinary movement the architecture is capable of, at most 1: less where few weights add up in a unit, or where
+            the output differs over the samples but is small.
         disturbance: the relative change of the input that this was asked with: small for numbers, above 1 where samples were exchanged,
             because integers and flags cannot be changed a little.
         output_rms: RMS of the output.
@@ -196,6 +198,7 @@ class Response:
     fit_steps: int | None = None
     token_fit: bool | None = None
     disturbance: float | None = None
+    reach: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

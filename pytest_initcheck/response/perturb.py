@@ -27,8 +27,7 @@ class Push:
         guard: undoes whatever is done to the model.
         parameters: trainable parameters by name.
         disturbed: one pass with the inputs disturbed by this much of their RMS; ``None`` where none can be.
-        swapped: one pass with every sample in another one's place; ``None`` where no such input differs over the samples
-            that ``disturbed`` leaves as it is.
+        swapped: one pass with every sample in another one's place; ``None`` where no input differs over the samples.
         seed: seed of targets and disturbances.
     """
 
@@ -90,7 +89,7 @@ def _swapper(probed: Probed) -> Callable[[], Disturbed] | None:
     batch = probed.batch
     if batch is None or batch < 2:
         return None
-    if not any(varies(t, batch) and not _disturbable(t) for t in probed.inputs()):
+    if not any(varies(t, batch) for t in probed.inputs()):
         return None
 
     def swapped() -> Disturbed:

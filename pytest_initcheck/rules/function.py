@@ -14,7 +14,7 @@ from .registry import Case, finding, rule
 def silent(case: Case) -> bool:
     """Whether the output hardly moves when every parameter takes optimizer-sized steps."""
     r = case.response
-    return bool(r.movement) and max(r.movement) < thresholds.SILENT
+    return bool(r.movement) and max(r.movement) < thresholds.SILENT * r.reach
 
 
 def asleep(case: Case) -> bool:
@@ -38,7 +38,8 @@ def disturbed(sensitivity: float, size: float | None = None) -> str:
     "unresponsive",
     family="function",
     severity=f"error (warning where it wakes up within {thresholds.FIT_STEPS} Adam steps)",
-    threshold=f"moves by less than {thresholds.SILENT:g} in {thresholds.LOOKS} steps of {scientific(thresholds.STEP)}, and a fit of "
+    threshold=f"moves by less than {thresholds.SILENT:g} (less where fewer than {thresholds.WIDE:g} weights add up in a unit, or the output differs "
+    f"over the samples but is small) in {thresholds.LOOKS} steps of {scientific(thresholds.STEP)}, and a fit of "
     f"{thresholds.FIT_STEPS} Adam steps leaves {thresholds.UNREACHED:.0%} of the error; "
     f"or it moves by less than {thresholds.DEEP:g}, and needs more than {thresholds.LATE} steps to get rid of the first "
     f"{100 * (1 - thresholds.FIT_ENOUGH):.0f} %",
@@ -55,7 +56,7 @@ def unresponsive(case: Case) -> Iterator[Finding]:
     dead = asleep(case)
     names = _where(case)
     summary = (
-        f"{len(r.movement)} optimizer steps move the output by {number(moved)} (at least {number(thresholds.SILENT)} expected)"
+        f"{len(r.movement)} optimizer steps move the output by {number(moved)} (at least {number(thresholds.SILENT * r.reach)} expected)"
         + (
             ""
             if dead
@@ -67,7 +68,7 @@ def unresponsive(case: Case) -> Iterator[Finding]:
         "error" if dead else "warning",
         names,
         summary,
-        evidence={"movement": moved, "allowed": thresholds.SILENT, "residual": r.residual, "predicted": r.predicted},
+        evidence={"movement": moved, "allowed": thresholds.SILENT * r.reach, "residual": r.residual, "predicted": r.predicted},
         cause=_cause(
             case, "the signal does not get through: the output is the same for all inputs, or its gradient vanishes"
         ),
