@@ -22,6 +22,7 @@ from ..records import Response
 from .drawn import given_draws, samples
 from .exchange import Disturbed
 from .fit import fit, token_ids
+from .mixing import mixing
 from .perturb import Push, rms
 
 #: What Adam adds to the size of a gradient before it divides by it; a gradient far below moves nothing.
@@ -77,6 +78,7 @@ def ask(push: Push, *, suspicious: bool = False, oversized: bool = True) -> Answ
     size, varying, unit = rms(start), rms(centred(start, batch)), natural_unit(start)
     reach = _reach(push, size / unit, varying / unit)
     smaller = residual = fit_steps = token_fit = None
+    mixed = mixing(push)
     heard = _heard(push, start)
     sensitivity = heard.sensitivity
     if oversized and sensitivity is not None and sensitivity > thresholds.CHAOTIC:
@@ -88,7 +90,11 @@ def ask(push: Push, *, suspicious: bool = False, oversized: bool = True) -> Answ
         heard, steps, drawn = _drawn(push, unit, heard, steps, thresholds.SILENT * reach)
         sensitivity = heard.sensitivity
     unseen = (*heard.unseen, *steps.unseen)
-    if start.ndim > 0 and not drawn and not _calm(size, varying, steps.movement, steps.alignment if suspicious else None, unit, reach):
+    if (
+        start.ndim > 0
+        and not drawn
+        and not _calm(size, varying, steps.movement, steps.alignment if suspicious else None, unit, reach)
+    ):
         ids = token_ids(push, start)
         try:
             residual, fit_steps = fit(push, start, unit, ids)
@@ -99,6 +105,9 @@ def ask(push: Push, *, suspicious: bool = False, oversized: bool = True) -> Answ
     response = Response(
         movement=tuple(m / unit for m in steps.movement),
         reach=reach,
+        mixing=mixed.change,
+        mixed_at=mixed.layer,
+        mixed_by_softmax=mixed.softmax,
         predicted=None if steps.predicted is None else steps.predicted / unit,
         alignment=steps.alignment,
         residual=residual,
@@ -141,7 +150,7 @@ def _reach(push: Push, size: float, varying: float) -> float:
     ]
     count = sum(n for _, n in sizes)
     narrow = min(1.0, sum(f * n for f, n in sizes) / count / thresholds.WIDE) if count else 1.0
-    small = min(1.0, varying) if 0 < varying and varying >= thresholds.VARIED * size else 1.0
+    small = min(1.0, varying) if varying > 0 and varying >= thresholds.VARIED * size else 1.0
     return max(narrow * small, thresholds.FAINT)
 
 
@@ -365,7 +374,9 @@ def _drawn(push: Push, unit: float, heard: _Heard, steps: _Steps, quiet: float) 
     return heard, steps, False
 
 
-def _calm(size: float, varying: float, movement: Sequence[float], alignment: float | None, unit: float, reach: float) -> bool:
+def _calm(
+    size: float, varying: float, movement: Sequence[float], alignment: float | None, unit: float, reach: float
+) -> bool:
     """Whether the first look is so far from every fault that none needs a second one."""
     return bool(
         movement

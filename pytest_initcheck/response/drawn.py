@@ -14,7 +14,14 @@ from ..probing.probe import Probed, float_outputs
 from .perturb import Push, push_of
 
 #: Operations that draw values around a tensor and pass no gradient back to it (the action of a policy, a token).
-_DRAWS = ("aten::normal", "aten::bernoulli", "aten::multinomial", "aten::poisson", "aten::binomial", "aten::exponential")
+_DRAWS = (
+    "aten::normal",
+    "aten::bernoulli",
+    "aten::multinomial",
+    "aten::poisson",
+    "aten::binomial",
+    "aten::exponential",
+)
 
 
 def given_draws(push: Push) -> Push | None:
@@ -88,7 +95,7 @@ def _generators(push: Push) -> list[Tensor]:
 
 class _Held(TorchDispatchMode):
     def __init__(self, draws: list[Tensor], fresh: bool) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._draws, self._fresh, self._at = draws, fresh, 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

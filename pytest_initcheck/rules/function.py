@@ -68,7 +68,12 @@ def unresponsive(case: Case) -> Iterator[Finding]:
         "error" if dead else "warning",
         names,
         summary,
-        evidence={"movement": moved, "allowed": thresholds.SILENT * r.reach, "residual": r.residual, "predicted": r.predicted},
+        evidence={
+            "movement": moved,
+            "allowed": thresholds.SILENT * r.reach,
+            "residual": r.residual,
+            "predicted": r.predicted,
+        },
         cause=_cause(
             case, "the signal does not get through: the output is the same for all inputs, or its gradient vanishes"
         ),
