@@ -38,12 +38,20 @@ class Policy(nn.Module):
             chosen = torch.distributions.Categorical(logits=self.mean(x))
             action = chosen.sample()
             return action, chosen.log_prob(action)
+        if self.how == "correlated":
+            joint = torch.distributions.MultivariateNormal(self.mean(x), torch.diag(self.log_std.exp()))
+            return joint.log_prob(joint.sample())
+        if self.how == "beta":
+            beta = torch.distributions.Beta(self.mean(x).exp() + 1, self.log_std.exp() + 1)
+            return beta.log_prob(beta.sample()).sum(-1)
         normal = torch.distributions.Normal(self.mean(x), self.log_std.exp())
         if self.how == "squashed":
             drawn = normal.rsample()
             return drawn.tanh(), normal.log_prob(drawn).sum(-1)
         action = (normal.mean + normal.stddev * torch.randn(3)).detach() if self.how == "by hand" else normal.sample()
         value = normal.log_prob(action).sum(-1)
+        if self.how == "entropy first":
+            return action, normal.entropy(), value
         return value if self.how == "log-probability alone" else (action, value)
 
 
@@ -69,7 +77,7 @@ class Gumbel(nn.Module):
 
 
 DRAWING: dict[str, Callable[[], nn.Module]] = {
-    **{how: lambda how=how: Policy(how) for how in ("sampled", "by hand", "squashed", "classes", "log-probability alone")},
+    **{how: lambda how=how: Policy(how) for how in ("sampled", "by hand", "squashed", "classes", "log-probability alone", "correlated", "beta", "entropy first")},
     "variational": Variational,
     "gumbel": Gumbel,
 }  # fmt: skip

@@ -31,14 +31,17 @@ def given_draws(push: Push) -> Push | None:
     the same for every mean, and the output seems to follow neither weights nor inputs.
     """
     draws: list[Tensor] = []
-    with torch.no_grad(), _Held(draws, fresh=True):
+    with (
+        torch.enable_grad(),
+        _Held(draws, fresh=True),
+    ):  # where none is recorded in spite of that, the model wants it so
         push.probed.rerun_raw()
     if not draws:
         return None
     again = push.probed.rerun_raw
 
     def rerun_raw(args: tuple[Any, ...] | None = None, kwargs: dict[str, Any] | None = None) -> Any:
-        with _Held(draws, fresh=False):
+        with torch.enable_grad(), _Held(draws, fresh=False):
             return again(args, kwargs)
 
     return _rerun_by(push.probed, rerun_raw, push.guard, push.seed)
@@ -94,14 +97,19 @@ def _generators(push: Push) -> list[Tensor]:
 
 
 class _Held(TorchDispatchMode):
+    """Keeps what is drawn around a tensor, and what is made of a draw where no gradient is recorded (``Distribution.sample``)."""
+
     def __init__(self, draws: list[Tensor], fresh: bool) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._draws, self._fresh, self._at = draws, fresh, 0
+        self._sampling = False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        given = kwargs or {}
-        found = func(*args, **given)
-        if not (func._schema.name in _DRAWS and isinstance(found, Tensor)):
+        found = func(*args, **(kwargs or {}))
+        random = torch.Tag.nondeterministic_seeded in func.tags
+        self._sampling = not torch.is_grad_enabled() and (self._sampling or random)
+        in_place = func._schema.name.endswith("_")  # the generator repeats these
+        if not isinstance(found, Tensor) or in_place or not (self._sampling or func._schema.name in _DRAWS):
             return found
         if self._fresh:
             self._draws.append(found.clone())
