@@ -109,10 +109,15 @@ class Shared(nn.Module):
         return self.score(x).softmax(0)
 
 
+def sigmoids(*widths: int) -> list[nn.Module]:
+    return [m for one, other in zip(widths, widths[1:], strict=False) for m in (nn.Linear(one, other), nn.Sigmoid())]
+
+
 NARROW: dict[str, tuple[Callable[[], nn.Module], Tensor, str]] = {
     "lstm": (lambda: nn.LSTM(2, 2, 2, batch_first=True), numbers(16, 5, 2), "bias_ih_l0"),
     "gru": (lambda: nn.GRU(1, 3, batch_first=True), numbers(16, 8, 1), ""),
     "sigmoid": (lambda: nn.Sequential(nn.Linear(2, 8), nn.Sigmoid(), nn.Linear(8, 1), nn.Sigmoid()), numbers(32, 2), "0.bias"),
+    "sigmoids": (lambda: nn.Sequential(*sigmoids(2, 4, 4, 1)), numbers(64, 2), "2.bias"),
     "tanh": (lambda: nn.Sequential(nn.Linear(1, 4), nn.Tanh(), nn.Linear(4, 1)), numbers(64, 1), "0.bias"),
     "relu": (lambda: nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), numbers(64, 4), "0.bias"),
     "logistic": (lambda: nn.Sequential(nn.Linear(3, 1), nn.Sigmoid()), numbers(256, 3), "0.bias"),
@@ -133,3 +138,16 @@ def test_narrow_models_that_are_dead_are_found(name: str):
     factory, inputs, shut = NARROW[name]
     report = check_init(lambda: dead(factory(), shut), inputs)
     assert "unresponsive" in {f.rule for f in report.findings if f.severity == "error"}, report.findings
+
+
+@pytest.mark.parametrize("name", ["lstm", "sigmoids"])
+def test_narrow_models_whose_weights_are_tiny_are_found(name: str):
+    def tiny() -> nn.Module:
+        model = NARROW[name][0]()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(1e-4)
+        return model
+
+    report = check_init(tiny, NARROW[name][1])
+    assert not report.ok, report.response

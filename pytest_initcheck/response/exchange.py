@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..probing.memory import holds_values
 from ..probing.modules import sample_dim
 from ..probing.probe import Probed, centred
 from ..probing.statistics import rms
@@ -30,8 +31,10 @@ class Disturbed:
 
 def varies(tensor: Tensor, batch: int | None) -> bool:
     """Whether the samples of ``tensor`` differ."""
+    if tensor.layout is not torch.strided or tensor.is_complex() or not holds_values(tensor):
+        return False
     dim = sample_dim(tensor, batch)
-    if dim is None or tensor.numel() == 0 or tensor.is_complex():
+    if dim is None or tensor.numel() == 0:
         return False
     return not bool((tensor == tensor.narrow(dim, 0, 1)).all())
 
@@ -49,14 +52,18 @@ def exchanged(probed: Probed, order: Sequence[int]) -> tuple[tuple[Any, ...], di
             dim = sample_dim(tensor, probed.batch)
             assert dim is not None
             other = tensor.detach().index_select(dim, torch.tensor(order, device=tensor.device))
-            spread = float(rms(centred(tensor.detach().double(), probed.batch)))
-            change = float(rms(other.double() - tensor.detach().double()))
+            spread = float(rms(centred(_numbers(tensor), probed.batch)))
+            change = float(rms(_numbers(other) - _numbers(tensor)))
             swap[id(tensor)] = other
             size = max(size, change / spread if spread > 0 else 0.0)
     arrived: set[int] = set()
     args = replaced(probed.call.args, swap, arrived)
     kwargs = replaced(probed.call.kwargs, swap, arrived)
     return args, kwargs, size if len(arrived) == len(swap) else 0.0
+
+
+def _numbers(tensor: Tensor) -> Tensor:
+    return tensor.detach() if tensor.is_floating_point() else tensor.detach().float()
 
 
 def replaced(value: Any, swap: Mapping[int, Tensor], arrived: set[int]) -> Any:
