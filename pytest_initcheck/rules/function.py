@@ -38,11 +38,11 @@ def disturbed(sensitivity: float, size: float | None = None) -> str:
     "unresponsive",
     family="function",
     severity=f"error (warning where it wakes up within {thresholds.FIT_STEPS} Adam steps)",
-    threshold=f"moves by less than {thresholds.SILENT:g} (less where fewer than {thresholds.WIDE:g} weights add up in a unit, or the output differs "
-    f"over the samples but is small) in {thresholds.LOOKS} steps of {scientific(thresholds.STEP)}, and a fit of "
+    threshold=f"moves by less than {thresholds.SILENT:g} in {thresholds.LOOKS} steps of {scientific(thresholds.STEP)}, and a fit of "
     f"{thresholds.FIT_STEPS} Adam steps leaves {thresholds.UNREACHED:.0%} of the error; "
     f"or it moves by less than {thresholds.DEEP:g}, and needs more than {thresholds.LATE} steps to get rid of the first "
-    f"{100 * (1 - thresholds.FIT_ENOUGH):.0f} %",
+    f"{100 * (1 - thresholds.FIT_ENOUGH):.0f} %. Where fewer than {thresholds.WIDE:g} weights add up in a unit, or the output differs over the "
+    f"samples by less than 1, it must move by as much less, {thresholds.FAINT * thresholds.SILENT:.0e} at the least",
     evidence="56 of 107 harmed trainability pairs move by less than 3e-7 and keep 99.9 % of the error; on 15 further architectures "
     "harmed ones keep 94 to 99 %; harmless ones that move by less than 1e-3 keep 91 % at most over five seeds, and none moves by less than 1e-5",
     limits="a network that needs a special optimizer or thousands of warm-up steps looks the same",
@@ -167,7 +167,7 @@ def unreachable_targets(case: Case) -> Iterator[Finding]:
     f"{percent(thresholds.CHAOTIC * thresholds.DISTURBANCE)}, and smaller weights bring that below {thresholds.CURED:.0%} of it",
     evidence="harmless and clean pairs: median 1.4, the largest 24.8 (a clean sine network: 15.5); over-scaled recurrent and tanh "
     "networks: 30 to 150. 70 of 826 published models lie above 35, batch-norm stacks whose chaos no scale of the weights changes",
-    limits="needs inputs that can be disturbed: floating ones, or ids that go through an embedding module",
+    limits="needs inputs that can be disturbed a little: floating ones, or ids that go through an embedding module",
 )
 def chaotic_response(case: Case) -> Iterator[Finding]:
     """Inputs that are nearly equal give unrelated outputs: such a network memorises and does not generalise."""
