@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 import torch
@@ -110,7 +111,7 @@ class Shared(nn.Module):
 
 
 def sigmoids(*widths: int) -> list[nn.Module]:
-    return [m for one, other in zip(widths, widths[1:], strict=False) for m in (nn.Linear(one, other), nn.Sigmoid())]
+    return [m for one, other in pairwise(widths) for m in (nn.Linear(one, other), nn.Sigmoid())]
 
 
 NARROW: dict[str, tuple[Callable[[], nn.Module], Tensor, str]] = {
