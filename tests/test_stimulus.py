@@ -76,7 +76,7 @@ def test_one_sample_of_integers_cannot_be_disturbed_and_that_is_said():
     assert report.response.sensitivity is None
 
 
-def test_a_container_that_cannot_be_filled_again_is_not_judged():
+def test_a_container_that_cannot_be_filled_again_is_heard_all_the_same():
     class Frozen(dict[str, Tensor]):
         def __copy__(self) -> dict[str, Tensor]:
             return self

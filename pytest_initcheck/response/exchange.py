@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..probing.memory import holds_values
+from ..probing.call import with_items
+from ..probing.memory import holds_values, is_dense
 from ..probing.modules import sample_dim
 from ..probing.probe import Probed, centred
 from ..probing.statistics import rms
@@ -31,7 +31,7 @@ class Disturbed:
 
 def varies(tensor: Tensor, batch: int | None) -> bool:
     """Whether the samples of ``tensor`` differ."""
-    if tensor.layout is not torch.strided or tensor.is_complex() or not holds_values(tensor):
+    if not is_dense(tensor) or tensor.is_complex() or not holds_values(tensor):
         return False
     dim = sample_dim(tensor, batch)
     if dim is None or tensor.numel() == 0:
@@ -67,31 +67,12 @@ def _numbers(tensor: Tensor) -> Tensor:
 
 
 def replaced(value: Any, swap: Mapping[int, Tensor], arrived: set[int]) -> Any:
-    """Return ``value`` with the tensors in it exchanged by id, in containers of the same kind; ``arrived`` gets the ids.
-
-    A container that cannot be filled anew is returned as it is, and what is in it did not arrive.
-    """
+    """Return ``value`` with the tensors in it exchanged by id, in containers of the same kind; ``arrived`` gets the ids."""
     if isinstance(value, Tensor):
         if id(value) not in swap:
             return value
         arrived.add(id(value))
         return swap[id(value)]
-    inside: set[int] = set()
-    try:
-        other = _refilled(value, swap, inside)
-    except Exception:  # containers of the user's
-        return value
-    arrived |= inside
-    return other
-
-
-def _refilled(value: Any, swap: Mapping[int, Tensor], arrived: set[int]) -> Any:
-    if isinstance(value, MutableMapping):
-        other = copy.copy(value)
-        for key in list(value):
-            other[key] = replaced(value[key], swap, arrived)
-        return other
-    if isinstance(value, tuple | list):
-        items = [replaced(v, swap, arrived) for v in value]
-        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+    if isinstance(value, Mapping | tuple | list):
+        return with_items(value, lambda v: replaced(v, swap, arrived))
     return value

@@ -13,6 +13,7 @@ from torch.nn.modules.module import register_module_forward_hook
 
 from ..probing import statistics
 from ..probing.guard import Guard
+from ..probing.memory import is_dense
 from ..probing.probe import Probed, named_trainable
 from ..probing.statistics import own_seed
 from .exchange import Disturbed, exchanged, replaced, varies
@@ -56,6 +57,7 @@ class Push:
 def push_of(probed: Probed, guard: Guard, *, seed: int = 0) -> Push:
     """Return what pushes ``probed.model``; ``guard`` undoes whatever is done to it."""
     guard.backup_parameters()
+    guard.rewind()
     seed = own_seed(seed)
     return Push(probed, guard, named_trainable(probed.model), _disturber(probed, seed), seed, _swapper(probed))
 
@@ -101,7 +103,7 @@ def _swapper(probed: Probed) -> Callable[[], Disturbed] | None:
 
 def _disturbable(tensor: Tensor) -> bool:
     """Whether ``tensor`` is a signal: floating, finite, and not a mask of two values."""
-    if not tensor.is_floating_point() or tensor.numel() < 2 or tensor.is_inference():
+    if not is_dense(tensor) or not tensor.is_floating_point() or tensor.numel() < 2 or tensor.is_inference():
         return False
     flat = tensor.detach().reshape(-1)
     low, high = torch.aminmax(flat)
