@@ -358,15 +358,19 @@ def _moves(steps: _Steps, least: float) -> bool:
 def _drawn(push: Push, unit: float, heard: _Heard, steps: _Steps, quiet: float) -> tuple[_Heard, _Steps, bool]:
     """Ask again, with what the model draws taken as given, then by what it drew; and whether that told more."""
     for other in (given_draws, samples):
-        asked = other(push)
-        if asked is None:
+        try:
+            asked = other(push)
+            if asked is None:
+                continue
+            outputs = asked.forward(graph=True)
+            asked.probed.gradients.update(zip(asked.parameters, _grad(asked, outputs), strict=True))
+            del outputs
+            again = _heard(asked, asked.start)
+            deaf = again.sensitivity is not None and again.sensitivity < thresholds.DEAF
+            moved = _steps(asked, unit, quiet=quiet, deaf=deaf)
+        except ProbeError:  # what is drawn decides how much is returned
+            push.restore()
             continue
-        outputs = asked.forward(graph=True)
-        asked.probed.gradients.update(zip(asked.parameters, _grad(asked, outputs), strict=True))
-        del outputs
-        again = _heard(asked, asked.start)
-        deaf = again.sensitivity is not None and again.sensitivity < thresholds.DEAF
-        moved = _steps(asked, unit, quiet=quiet, deaf=deaf)
         if not deaf and _moves(moved, quiet * unit):
             alignment = None if other is samples else moved.alignment
             return again, replace(moved, alignment=alignment, wakes=steps.wakes, unseen=steps.unseen), True

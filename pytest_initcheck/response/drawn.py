@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..probing.guard import Guard
-from ..probing.probe import Probed, float_outputs
+from ..probing.probe import OutputChanged, Probed, float_outputs
 from .perturb import Push, push_of
 
 #: Operations that draw values around a tensor and pass no gradient back to it (the action of a policy, a token).
@@ -70,7 +70,10 @@ def samples(push: Push) -> Push | None:
         return None
 
     def select(output: Any) -> list[Tensor]:
-        return [*probed.select(output), float_outputs(output)[at]]
+        found = float_outputs(output)
+        if len(found) <= at:
+            raise OutputChanged("a pass returns fewer tensors than the first did")
+        return [*probed.select(output), found[at]]
 
     rerun_raw = probed.rerun_raw
     other = replace(
