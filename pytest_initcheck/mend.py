@@ -25,6 +25,7 @@ ABOUT_VALUES = frozenset(
         "unresponsive",
         "input-blind",
         "unreachable-targets",
+        "offset-output",
         "chaotic-response",
         "blocked-gradient",
         "duplicate-units",

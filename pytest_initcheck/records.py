@@ -181,6 +181,13 @@ class Response:
         alignment: correlation of the centred movement with the direction that was asked for.
         residual: share of the squared error left after a few Adam steps towards random centred targets.
         sensitivity: relative change of the output over relative change of the input.
+        reach: what part of an ordinary movement the architecture is capable of, at most 1: less where few weights add up in a unit, or where
+            the output differs over the samples but is small.
+        mixing: relative change of the outputs of all other samples when one is exchanged, batch norms kept as they were.
+        mixed_at: the first module that does this, ``""`` for the model itself; ``None`` where none does.
+        mixed_by_softmax: whether a softmax runs along the samples there.
+        disturbance: the relative change of the input that this was asked with: small for numbers, above 1 where samples were exchanged,
+            because integers and flags cannot be changed a little.
         output_rms: RMS of the output.
         output_centred_rms: RMS of the output around its mean over the samples.
         unit: scale on which changes of the output are judged: 1, but the output's own RMS for a softmax over many classes.
@@ -205,6 +212,11 @@ class Response:
     fit_steps: int | None = None
     token_fit: bool | None = None
     with_unit_inputs: float | None = None
+    disturbance: float | None = None
+    reach: float = 1.0
+    mixing: float | None = None
+    mixed_at: str | None = None
+    mixed_by_softmax: bool = False
 
 
 @dataclass(frozen=True, slots=True)

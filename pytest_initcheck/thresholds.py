@@ -28,6 +28,11 @@ TOKEN_FIT_ENOUGH = 0.3
 
 #: A network that moves less than this in a few optimizer-sized steps is looked at harder; 4 decades inside the fault.
 SILENT = 1e-3
+#: Weights that add up in one unit of an ordinary layer: narrower models are asked to move by as much less.
+WIDE = 32.0
+#: Share of an output that differs over the samples, from which on its own scale is the one that it moves on; and the smallest
+#: part of SILENT that is asked for (no harmless model moves by less than a hundredth of it).
+VARIED, FAINT = 1e-3, 1e-2
 #: Movement of the output in one step beyond what published models show.
 VIOLENT = 50.0
 #: A network that moves by less than DEEP at first, and needs more than LATE steps of the fit to reach FIT_ENOUGH, sleeps on.
@@ -65,6 +70,8 @@ CURED = 0.5
 DEAF = 1e-4
 #: Variation across samples below which they all look the same (float32 rounding: 1e-7).
 BLIND = 1e-6
+#: Relative change of the outputs of samples that were left alone, from which on they read the one that was not.
+MIXED = 1e-5
 
 # -- what stands out in a layer
 

@@ -226,13 +226,23 @@ def test_a_disturbance_is_a_share_of_the_whole_input_and_told_against_what_varie
 
 def test_what_does_not_follow_the_input_is_asked_again_after_the_steps(pushed: Pushed):
     x = torch.tensor([-2.0, -1.0, 1.0, 2.0]).repeat(8, 4)[:, torch.arange(16)] * waves(8, 1)
-    deaf = ask(pushed(Formed(lambda m, x: m.w * x.sign(), w=torch.ones(1)), x)).response
+    deaf = ask(pushed(Formed(lambda m, x: m.w * waves(8, 1).expand_as(x), w=torch.ones(1)), x)).response
     hears = ask(pushed(Formed(lambda m, x: m.w * x, w=torch.ones(1)), x)).response
 
     assert deaf.sensitivity == 0.0
     assert deaf.sensitivity_later == 0.0
     assert len(deaf.movement) == thresholds.LOOKS
     assert hears.sensitivity_later is None
+
+
+def test_a_choice_that_no_small_disturbance_turns_is_asked_by_exchanging_samples(pushed: Pushed):
+    x = torch.tensor([-2.0, -1.0, 1.0, 2.0]).repeat(8, 4)[:, torch.arange(16)] * waves(8, 1)
+    chosen = ask(pushed(Formed(lambda m, x: m.w * x.sign(), w=torch.ones(1)), x)).response
+
+    assert chosen.disturbance is not None
+    assert chosen.disturbance > 1
+    assert chosen.sensitivity == pytest.approx(1.0)
+    assert chosen.sensitivity_later is None
 
 
 def test_an_output_that_is_one_for_all_has_no_sensitivity(pushed: Pushed):

@@ -57,7 +57,7 @@ def test_floating_inputs_are_disturbed_by_a_share_of_their_size(pushed: Pushed, 
 
     assert push.disturbed is not None
     with torch.no_grad():
-        change = push.disturbed(size)[0] - push.start
+        change = push.disturbed(size).outputs[0] - push.start
 
     assert rms(change) == pytest.approx(size * rms(push.start), rel=0.05)
     assert torch.equal(push.forward(graph=False)[0], push.start)
@@ -67,7 +67,7 @@ def test_a_disturbance_is_the_same_each_time_and_another_for_another_seed(pushed
     one, same, other = (pushed(Same(), X, seed=seed) for seed in (0, 0, 1))
 
     with torch.no_grad():
-        a, b, c = (p.disturbed(0.1)[0] for p in (one, same, other) if p.disturbed is not None)
+        a, b, c = (p.disturbed(0.1).outputs[0] for p in (one, same, other) if p.disturbed is not None)
 
     assert torch.equal(a, b)
     assert not torch.equal(a, c)
@@ -93,7 +93,7 @@ def test_inputs_are_disturbed_in_whatever_they_come(pushed: Pushed, inputs: obje
 
     assert push.disturbed is not None
     with torch.no_grad():
-        change = push.disturbed(0.1)[0] - push.start
+        change = push.disturbed(0.1).outputs[0] - push.start
 
     assert rms(change) == pytest.approx(0.1 * rms(push.start), rel=0.1)
 
@@ -122,7 +122,7 @@ def test_a_mask_of_two_values_is_no_signal_and_stays_as_it_is(pushed: Pushed):
 
     assert push.disturbed is not None
     with torch.no_grad():
-        moved = push.disturbed(0.1)[0]
+        moved = push.disturbed(0.1).outputs[0]
 
     assert torch.equal(moved[:, 32:], mask)
     assert not torch.equal(moved[:, :32], X)
@@ -139,7 +139,7 @@ def test_ids_are_disturbed_behind_what_looks_them_up(pushed: Pushed):
 
     assert push.disturbed is not None
     with torch.no_grad():
-        change = push.disturbed(0.1)[0] - push.start
+        change = push.disturbed(0.1).outputs[0] - push.start
 
     assert rms(change) == pytest.approx(0.1 * rms(push.start), rel=0.05)
     assert torch.equal(push.forward(graph=False)[0], push.start)

@@ -283,6 +283,18 @@ SICK_AND_TWIN: dict[str, tuple[str, Callable[[], Any], Callable[[], Any], dict[s
         lambda: edited(mlp(), "4.bias", lambda b: b[:4].fill_(-20.0)),
         {},
     ),
+    "offset-output": (
+        "warning",
+        lambda: edited(mlp(), "16.bias", lambda b: b.fill_(30.0)),
+        lambda: edited(mlp(), "16.bias", lambda b: b.fill_(4.0)),
+        {},
+    ),
+    "mixed-samples": (
+        "warning",
+        lambda: nn.Sequential(mlp(2), nn.Softmax(0)),
+        lambda: nn.Sequential(mlp(2), nn.BatchNorm1d(4), nn.Softmax(1)),
+        {},
+    ),
     "saturated-units": (
         "warning",
         lambda: edited(mlp(act=nn.Tanh), "4.weight", lambda w: w.mul_(200)),

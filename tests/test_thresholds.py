@@ -78,6 +78,8 @@ def test_an_output_that_hardly_moves(monkeypatch: pytest.MonkeyPatch):
     calm, nothing = checked(stack(), "unresponsive")
     monkeypatch.setattr(thresholds, "SILENT", 1e3)
     monkeypatch.setattr(thresholds, "UNREACHED", 0.0)
+    monkeypatch.setattr(thresholds, "WIDE", 1.0)
+    monkeypatch.setattr(thresholds, "VARIED", 2.0)
 
     report, finding = checked(stack(), "unresponsive")
 

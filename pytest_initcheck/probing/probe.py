@@ -42,7 +42,8 @@ class Probed:
     Attributes:
         trace: everything measured.
         outputs: detached copies of every floating output that had a graph, in order; complex ones as pairs of reals.
-        primary: index of the first output that is not a scalar, 0 if all are.
+        primary: index of the first output that is not a scalar and that a weight leads to (an entropy or a scale that all samples share
+            is made of vectors alone), else of the first that is not a scalar, 0 if all are.
         gradients: gradient by name of trainable parameter (tied ones once); ``None`` where none arrived.
         cotangents: what was pulled back, one for each output (with a loss: its gradient).
         rerun: one more forward pass from the same start; returns the same outputs, under the caller's grad mode.
@@ -109,6 +110,7 @@ def run_probe(
             raise ProbeError(_nothing_to_pull(subject.model, raw))
         # Before the backward pass, in which a function may free what it returned.
         outputs = [h.detach().clone() for h in heads]
+        primary = _primary(heads)
         loss_value = _loss_of(loss, raw)
         graph = Graph(heads if loss_value is None else [*heads, loss_value], watch.made)
         seen = read_graph(subject.model, watch, graph)
@@ -165,7 +167,6 @@ def run_probe(
         guard.rewind()
         return call.tensors
 
-    primary = next((i for i, o in enumerate(outputs) if o.dim() > 0 and o.numel() > 1), 0)
     trace = replace(
         trace,
         loss=None if loss_value is None else float(loss_value.detach()),
@@ -275,6 +276,29 @@ def _heads(raw: Any) -> tuple[list[int], list[Tensor]]:
     every = float_outputs(raw)
     kept = [i for i, t in enumerate(every) if t.requires_grad]
     return kept, [every[i] for i in kept]
+
+
+def _primary(heads: Sequence[Tensor]) -> int:
+    large = [i for i, h in enumerate(heads) if h.dim() > 0 and h.numel() > 1]
+    if len(large) > 1:
+        return next((i for i in large if _weighted(heads[i])), large[0])
+    return large[0] if large else 0
+
+
+def _weighted(head: Tensor) -> bool:
+    """Whether a leaf of two dimensions or more leads to ``head``."""
+    todo: list[Any] = [head.grad_fn]
+    seen: set[Any] = {None}
+    while todo:
+        node = todo.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        leaf = getattr(node, "variable", None)
+        if isinstance(leaf, Tensor) and leaf.dim() > 1:
+            return True
+        todo += [following for following, _ in node.next_functions]
+    return False
 
 
 def _nothing_to_pull(model: nn.Module, raw: Any) -> str:

@@ -9,22 +9,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from .. import thresholds
+from ..errors import ProbeError
 from ..probing.memory import storage_key
 from ..probing.probe import OutputChanged, centred, gradients
 from ..records import Response
+from .drawn import given_draws, samples
+from .exchange import Disturbed
 from .fit import fit, token_ids
+from .mixing import mixing
 from .perturb import Push, rms
 
 #: What Adam adds to the size of a gradient before it divides by it; a gradient far below moves nothing.
 EPSILON = 1e-8
 #: Mean size of a gradient from which on that is no longer felt.
 LOUD_GRADIENT = 1e3 * EPSILON
+#: What is said where it is not known that any disturbance of the inputs arrived.
+UNHEARD = "no disturbance of the inputs is known to arrive: whether the output follows them was not judged"
 #: Elements that are taken to double precision at a time.
 BLOCK = 1 << 20
 
@@ -70,14 +76,25 @@ def ask(push: Push, *, suspicious: bool = False, oversized: bool = True) -> Answ
     if not bool(torch.isfinite(start).all()):
         return Answer(Response())
     size, varying, unit = rms(start), rms(centred(start, batch)), natural_unit(start)
+    reach = _reach(push, size / unit, varying / unit)
     smaller = residual = fit_steps = token_fit = None
-    sensitivity = _sensitivity(push, start)
+    mixed = mixing(push)
+    heard = _heard(push, start)
+    sensitivity = heard.sensitivity
     if oversized and sensitivity is not None and sensitivity > thresholds.CHAOTIC:
         smaller = _calmed(push, sensitivity)
     deaf = sensitivity is not None and sensitivity < thresholds.DEAF
-    steps = _steps(push, unit, deaf=deaf)
-    unseen = steps.unseen
-    if start.ndim > 0 and not _calm(size, varying, steps.movement, steps.alignment if suspicious else None, unit):
+    steps = _steps(push, unit, quiet=thresholds.SILENT * reach, deaf=deaf)
+    drawn = False
+    if deaf or not _moves(steps, thresholds.SILENT * reach * unit):
+        heard, steps, drawn = _drawn(push, unit, heard, steps, thresholds.SILENT * reach)
+        sensitivity = heard.sensitivity
+    unseen = (*heard.unseen, *steps.unseen)
+    if (
+        start.ndim > 0
+        and not drawn
+        and not _calm(size, varying, steps.movement, steps.alignment if suspicious else None, unit, reach)
+    ):
         ids = token_ids(push, start)
         try:
             residual, fit_steps = fit(push, start, unit, ids)
@@ -87,10 +104,15 @@ def ask(push: Push, *, suspicious: bool = False, oversized: bool = True) -> Answ
     push.restore()
     response = Response(
         movement=tuple(m / unit for m in steps.movement),
+        reach=reach,
+        mixing=mixed.change,
+        mixed_at=mixed.layer,
+        mixed_by_softmax=mixed.softmax,
         predicted=None if steps.predicted is None else steps.predicted / unit,
         alignment=steps.alignment,
         residual=residual,
         sensitivity=sensitivity,
+        disturbance=heard.disturbance,
         output_rms=size,
         output_centred_rms=varying,
         unit=unit,
@@ -115,6 +137,23 @@ def natural_unit(output: Tensor) -> float:
     return 1.0
 
 
+def _reach(push: Push, size: float, varying: float) -> float:
+    """Return what part of an ordinary movement this architecture is capable of.
+
+    A movement is a sum over the weights that add up in a unit: two of them move it less than a hundred do. And an output that differs over the
+    samples as much as it is large, but is small by its nature (a probability shared by many samples), moves in proportion.
+    """
+    sizes = [
+        (p.fan_in or 1, p.value.count)
+        for p in push.probed.trace.parameters.values()
+        if p.requires_grad and p.value is not None and (p.fan_in is not None or p.role == "embedding")
+    ]
+    count = sum(n for _, n in sizes)
+    narrow = min(1.0, sum(f * n for f, n in sizes) / count / thresholds.WIDE) if count else 1.0
+    small = min(1.0, varying) if varying > 0 and varying >= thresholds.VARIED * size else 1.0
+    return max(narrow * small, thresholds.FAINT)
+
+
 def _correlation(a: Tensor, b: Tensor) -> float:
     """Cosine of two tensors of one shape, in double precision block by block; 0.0 where one is zero or not finite."""
     scale = float(a.abs().max()) if a.numel() else 0.0
@@ -129,16 +168,47 @@ def _correlation(a: Tensor, b: Tensor) -> float:
     return both / max(math.sqrt(left * right), 1e-300)
 
 
-def _sensitivity(push: Push, start: Tensor) -> float | None:
-    """Relative change of the output over relative change of the input."""
-    if push.disturbed is None or start.ndim == 0:
+def _sensitivity(push: Push, start: Tensor, moved: Disturbed | None) -> float | None:
+    """Relative change of the output over relative change of the input; ``None`` where no change arrived, or nothing varies."""
+    if moved is None or moved.size == 0:
         return None
+    now, batch = moved.outputs[push.probed.primary], push.probed.batch
+    scale = rms(centred(start, batch))
+    if scale == 0 or now.shape != start.shape:
+        return None
+    return rms(centred(now, batch) - centred(start, batch)) / scale / moved.size
+
+
+@dataclass(frozen=True, slots=True)
+class _Heard:
+    """What the output makes of other inputs: see the fields of the same names in Response and Answer."""
+
+    sensitivity: float | None = None
+    disturbance: float | None = None
+    unseen: tuple[str, ...] = ()
+
+
+def _heard(push: Push, start: Tensor) -> _Heard:
+    """Disturb the inputs a little, and where that changes nothing (integers; a choice of the largest), exchange samples.
+
+    A stimulus that did not arrive is not a response of zero: then nothing is said of the response.
+    """
+    if start.ndim == 0 or rms(centred(start, push.probed.batch)) == 0:
+        return _Heard()
     with torch.no_grad():
-        moved = push.disturbed(thresholds.DISTURBANCE)[push.probed.primary]
-    scale = rms(centred(start, push.probed.batch))
-    if scale == 0 or moved.shape != start.shape:
-        return None
-    return rms(centred(moved, push.probed.batch) - centred(start, push.probed.batch)) / scale / thresholds.DISTURBANCE
+        little = None if push.disturbed is None else push.disturbed(thresholds.DISTURBANCE)
+        heard = _sensitivity(push, start, little)
+        known = _Heard(heard, None if little is None or heard is None else little.size)
+        if heard is not None and not heard < thresholds.DEAF:
+            return known
+        if push.swapped is None:
+            return known if heard is not None or little is None else _Heard(unseen=(UNHEARD,))
+        try:
+            much = push.swapped()
+        except ProbeError as error:
+            return _Heard(unseen=(f"{UNHEARD}: {error}",))
+    heard = _sensitivity(push, start, much)
+    return _Heard(unseen=(UNHEARD,)) if heard is None else _Heard(heard, much.size)
 
 
 def _calmed(push: Push, sensitivity: float) -> float:
@@ -155,7 +225,7 @@ def _calmed(push: Push, sensitivity: float) -> float:
         for _ in range(5):
             torch._foreach_mul_([w.data for w in weights], 0.5)
             start = push.forward(graph=False)[push.probed.primary]
-            now = _sensitivity(push, start)
+            now = None if push.disturbed is None else _sensitivity(push, start, push.disturbed(thresholds.DISTURBANCE))
             if now is not None and math.isfinite(now):
                 best = min(best, now)
             if best < thresholds.CURED * sensitivity:
@@ -235,8 +305,8 @@ def _expanded(tensor: Tensor) -> bool:
     return any(stride == 0 and size > 1 for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
 
 
-def _steps(push: Push, unit: float, *, deaf: bool) -> _Steps:
-    """Step along the gradient, again where a gradient was exactly zero, nothing moved, or no input is heard (``deaf``)."""
+def _steps(push: Push, unit: float, *, quiet: float, deaf: bool) -> _Steps:
+    """Step along the gradient, again where a gradient was exactly zero, nothing moved (``quiet``), or no input is heard (``deaf``)."""
     probed, start = push.probed, push.start
     slopes: list[Tensor | None] = [probed.gradients[name] for name in push.parameters]
     probed.gradients.clear()  # a second copy of the parameters would not fit the budget
@@ -262,8 +332,8 @@ def _steps(push: Push, unit: float, *, deaf: bool) -> _Steps:
         movement.append(rms(change))
         if look == 0:
             predicted, alignment = thresholds.STEP * total, _correlation(*common(change, direction))
-        quiet = movement[-1] < thresholds.SILENT * unit
-        if not more or not math.isfinite(movement[-1]) or not (silent or quiet or deaf):
+        still = movement[-1] < quiet * unit
+        if not more or not math.isfinite(movement[-1]) or not (silent or still or deaf):
             break
         if not any(o.requires_grad for o in outputs):
             outputs = push.forward(graph=True)
@@ -273,19 +343,50 @@ def _steps(push: Push, unit: float, *, deaf: bool) -> _Steps:
         wakes.update(dict.fromkeys(silent - left, True))
         settled = not left or (left == silent and look > 0)
         silent = left
-        if settled and not quiet and not deaf:
+        if settled and not still and not deaf:
             break
     if deaf and math.isfinite(movement[-1]):
-        later = _sensitivity(push, push.forward(graph=False)[probed.primary])
+        later = _heard(push, push.forward(graph=False)[probed.primary]).sensitivity
     push.restore()
     return _Steps(tuple(movement), predicted, alignment, later, wakes, tuple(unseen))
 
 
-def _calm(size: float, varying: float, movement: Sequence[float], alignment: float | None, unit: float) -> bool:
+def _moves(steps: _Steps, least: float) -> bool:
+    return bool(steps.movement) and not max(steps.movement) < least
+
+
+def _drawn(push: Push, unit: float, heard: _Heard, steps: _Steps, quiet: float) -> tuple[_Heard, _Steps, bool]:
+    """Ask again, with what the model draws taken as given, then by what it drew; and whether that told more."""
+    for other in (given_draws, samples):
+        try:
+            asked = other(push)
+            if asked is None:
+                continue
+            outputs = asked.forward(graph=True)
+            asked.probed.gradients.update(zip(asked.parameters, _grad(asked, outputs), strict=True))
+            del outputs
+            again = _heard(asked, asked.start)
+            deaf = again.sensitivity is not None and again.sensitivity < thresholds.DEAF
+            moved = _steps(asked, unit, quiet=quiet, deaf=deaf)
+        except ProbeError:  # what is drawn decides how much is returned
+            push.restore()
+            continue
+        if not deaf and _moves(moved, quiet * unit):
+            alignment = None if other is samples else moved.alignment
+            return again, replace(moved, alignment=alignment, wakes=steps.wakes, unseen=steps.unseen), True
+        if deaf:
+            heard = again
+            steps = replace(steps, sensitivity_later=moved.sensitivity_later)
+    return heard, steps, False
+
+
+def _calm(
+    size: float, varying: float, movement: Sequence[float], alignment: float | None, unit: float, reach: float
+) -> bool:
     """Whether the first look is so far from every fault that none needs a second one."""
     return bool(
         movement
-        and movement[-1] >= thresholds.SILENT * unit
+        and movement[-1] >= thresholds.SILENT * reach * unit
         and varying <= thresholds.AMPLE
         and size <= thresholds.FAR
         and (alignment is None or abs(alignment) >= thresholds.ASTRAY)

@@ -70,7 +70,9 @@ def _features(push: Push, generator: torch.Generator) -> Tensor:
         if dim is None or x.is_complex():
             continue
         flat = x.detach().movedim(dim, 0).reshape(batch, -1).to("cpu", torch.float32)
-        if not x.is_floating_point():
+        if x.dtype is torch.uint8:
+            flat = flat / max(rms(flat), 1.0)  # pixels: numbers that have an order
+        elif not x.is_floating_point():
             # Ids have no order: hash each to a phase, so that different tokens are unrelated.
             flat = torch.cos(flat * 12.9898 + torch.arange(flat.shape[1]) * 78.233)
         flat = torch.nan_to_num(flat, 0.0, 0.0, 0.0)

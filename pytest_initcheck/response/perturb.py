@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 
 from ..probing import statistics
-from ..probing.call import with_items
 from ..probing.guard import Guard
 from ..probing.memory import is_dense
 from ..probing.probe import Probed, named_trainable
 from ..probing.statistics import own_seed
+from .exchange import Disturbed, exchanged, replaced, varies
 
 
 @dataclass(frozen=True)
@@ -28,14 +28,16 @@ class Push:
         guard: undoes whatever is done to the model.
         parameters: trainable parameters by name.
         disturbed: one pass with the inputs disturbed by this much of their RMS; ``None`` where none can be.
+        swapped: one pass with every sample in another one's place; ``None`` where no input differs over the samples.
         seed: seed of targets and disturbances.
     """
 
     probed: Probed
     guard: Guard
     parameters: Mapping[str, nn.Parameter]
-    disturbed: Callable[[float], list[Tensor]] | None
+    disturbed: Callable[[float], Disturbed] | None
     seed: int = 0
+    swapped: Callable[[], Disturbed] | None = None
 
     @property
     def start(self) -> Tensor:
@@ -57,37 +59,46 @@ def push_of(probed: Probed, guard: Guard, *, seed: int = 0) -> Push:
     guard.backup_parameters()
     guard.rewind()
     seed = own_seed(seed)
-    return Push(probed, guard, named_trainable(probed.model), _disturber(probed, seed), seed)
+    return Push(probed, guard, named_trainable(probed.model), _disturber(probed, seed), seed, _swapper(probed))
 
 
-def _disturber(probed: Probed, seed: int) -> Callable[[float], list[Tensor]] | None:
+def _disturber(probed: Probed, seed: int) -> Callable[[float], Disturbed] | None:
     """Noise on the floating inputs; where all inputs are ids, on what the layers that take them return."""
     given = probed.inputs()
     if any(_disturbable(t) for t in given):
 
-        def on_inputs(size: float) -> list[Tensor]:
+        def on_inputs(size: float) -> Disturbed:
             generator = torch.Generator().manual_seed(seed + 2)
             swap = {id(t): _noisy(t, size, generator) for t in probed.inputs() if _disturbable(t)}
-            return probed.select(
-                probed.rerun_raw(_replaced(probed.call.args, swap), _replaced(probed.call.kwargs, swap))
-            )
+            arrived: set[int] = set()
+            args, kwargs = (replaced(given, swap, arrived) for given in (probed.call.args, probed.call.kwargs))
+            return Disturbed(probed.select(probed.rerun_raw(args, kwargs)), size if arrived else 0.0)
 
         return on_inputs
     if not any(not t.is_floating_point() and not t.is_complex() for t in given):
         return None
 
-    def on_embeddings(size: float) -> list[Tensor]:
+    def on_embeddings(size: float) -> Disturbed:
         generator = torch.Generator().manual_seed(seed + 2)
-        with _noise_behind_ids(size, generator):
-            return probed.rerun()
+        with _noise_behind_ids(size, generator) as reached:
+            return Disturbed(probed.rerun(), size if reached else 0.0)
 
     return on_embeddings
 
 
-def _replaced(value: Any, swap: dict[int, Tensor]) -> Any:
-    if isinstance(value, Tensor):
-        return swap.get(id(value), value)
-    return with_items(value, lambda v: _replaced(v, swap)) if isinstance(value, Mapping | tuple | list) else value
+def _swapper(probed: Probed) -> Callable[[], Disturbed] | None:
+    """Samples exchanged."""
+    batch = probed.batch
+    if batch is None or batch < 2:
+        return None
+    if not any(varies(t, batch) for t in probed.inputs()):
+        return None
+
+    def swapped() -> Disturbed:
+        args, kwargs, size = exchanged(probed, [*range(1, batch), 0])
+        return Disturbed(probed.select(probed.rerun_raw(args, kwargs)), size)
+
+    return swapped
 
 
 def _disturbable(tensor: Tensor) -> bool:
@@ -108,18 +119,22 @@ def _noisy(tensor: Tensor, size: float, generator: torch.Generator) -> Tensor:
 
 
 @contextmanager
-def _noise_behind_ids(size: float, generator: torch.Generator) -> Iterator[None]:
+def _noise_behind_ids(size: float, generator: torch.Generator) -> Iterator[list[str]]:
+    """Noise on what layers return that were given ids; yields the class names of those that were."""
+    reached: list[str] = []
+
     def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         ids = args and isinstance(args[0], Tensor) and not args[0].is_floating_point() and not args[0].is_complex()
         if not ids or next(module.children(), None) is not None:
             return None
         if not isinstance(output, Tensor) or not output.is_floating_point() or output.numel() < 2:
             return None
+        reached.append(type(module).__name__)
         return _noisy(output, size, generator)
 
     handle = register_module_forward_hook(hook)
     try:
-        yield
+        yield reached
     finally:
         handle.remove()
 

@@ -15,7 +15,7 @@ from .registry import Case, finding, rule
 def silent(case: Case) -> bool:
     """Whether the output hardly moves when every parameter takes optimizer-sized steps."""
     r = case.response
-    return bool(r.movement) and max(r.movement) < thresholds.SILENT
+    return bool(r.movement) and max(r.movement) < thresholds.SILENT * r.reach
 
 
 def asleep(case: Case) -> bool:
@@ -27,9 +27,11 @@ def asleep(case: Case) -> bool:
     return r.residual >= thresholds.UNREACHED or late
 
 
-def disturbed(sensitivity: float) -> str:
-    """Return in words what the disturbance of the input that was tried does to the output."""
-    size = thresholds.DISTURBANCE
+def disturbed(sensitivity: float, size: float | None = None) -> str:
+    """Return in words what the disturbance of the input that was tried (of relative size ``size``) does to the output."""
+    size = thresholds.DISTURBANCE if size is None else size
+    if size > 1:
+        return f"inputs of other samples change the output by {percent(size * sensitivity)}"
     return f"a disturbance of the input by {percent(size)} changes the output by {percent(size * sensitivity)}"
 
 
@@ -40,7 +42,8 @@ def disturbed(sensitivity: float) -> str:
     threshold=f"moves by less than {thresholds.SILENT:g} in {thresholds.LOOKS} steps of {scientific(thresholds.STEP)}, and a fit of "
     f"{thresholds.FIT_STEPS} Adam steps leaves {thresholds.UNREACHED:.0%} of the error; "
     f"or it moves by less than {thresholds.DEEP:g}, and needs more than {thresholds.LATE} steps to get rid of the first "
-    f"{100 * (1 - thresholds.FIT_ENOUGH):.0f} %",
+    f"{100 * (1 - thresholds.FIT_ENOUGH):.0f} %. Where fewer than {thresholds.WIDE:g} weights add up in a unit, or the output differs over the "
+    f"samples by less than 1, it must move by as much less, {thresholds.FAINT * thresholds.SILENT:.0e} at the least",
     evidence="56 of 107 harmed trainability pairs move by less than 3e-7 and keep 99.9 % of the error; on 15 further architectures "
     "harmed ones keep 94 to 99 %; harmless ones that move by less than 1e-3 keep 91 % at most over five seeds, and none moves by less than 1e-5",
     limits="a network that needs a special optimizer or thousands of warm-up steps looks the same",
@@ -54,7 +57,7 @@ def unresponsive(case: Case) -> Iterator[Finding]:
     dead = asleep(case)
     blame = for_silence(case)
     summary = (
-        f"{len(r.movement)} optimizer steps move the output by {number(moved)} (at least {number(thresholds.SILENT)} expected)"
+        f"{len(r.movement)} optimizer steps move the output by {number(moved)} (at least {number(thresholds.SILENT * r.reach)} expected)"
         + (
             ""
             if dead
@@ -66,7 +69,12 @@ def unresponsive(case: Case) -> Iterator[Finding]:
         "error" if dead else "warning",
         blame.names,
         summary,
-        evidence={"movement": moved, "allowed": thresholds.SILENT, "residual": r.residual, "predicted": r.predicted},
+        evidence={
+            "movement": moved,
+            "allowed": thresholds.SILENT * r.reach,
+            "residual": r.residual,
+            "predicted": r.predicted,
+        },
         cause=blame.cause
         or "the signal does not get through: the output is the same for all inputs, or its gradient vanishes",
     )
@@ -156,7 +164,7 @@ def unreachable_targets(case: Case) -> Iterator[Finding]:
     f"{percent(thresholds.CHAOTIC * thresholds.DISTURBANCE)}, and smaller weights bring that below {thresholds.CURED:.0%} of it",
     evidence="harmless and clean pairs: median 1.4, the largest 24.8 (a clean sine network: 15.5); over-scaled recurrent and tanh "
     "networks: 30 to 150. 70 of 826 published models lie above 35, batch-norm stacks whose chaos no scale of the weights changes",
-    limits="needs inputs that can be disturbed: floating ones, or ids that go through an embedding module",
+    limits="needs inputs that can be disturbed a little: floating ones, or ids that go through an embedding module",
 )
 def chaotic_response(case: Case) -> Iterator[Finding]:
     """Inputs that are nearly equal give unrelated outputs: such a network memorises and does not generalise."""

@@ -34,9 +34,10 @@ SAMPLES = 8
     family="signal",
     severity="error",
     threshold=f"the output's variation across samples is below {thresholds.BLIND:g} of its RMS, or its relative change under a disturbed input "
-    f"below {thresholds.DEAF:g} of the disturbance, and no step changes that (see unresponsive)",
+    f"below {thresholds.DEAF:g} of the disturbance, nor does it answer when samples are exchanged, and no step changes that (see unresponsive)",
     evidence="shut or saturated layers of harmed pairs: below 1e-7; zero heads and zero-init gates start there too, but move",
-    limits="a batch of equal samples looks the same: that is said as a note",
+    limits="a batch of equal samples looks the same: that is said as a note; one sample of integers, or inputs that the model refuses to take in "
+    "another order, are not judged, and the report says so",
 )
 def input_blind(case: Case) -> Iterator[Finding]:
     """Different inputs give the same output: somewhere on the way the samples became equal."""
@@ -53,7 +54,7 @@ def input_blind(case: Case) -> Iterator[Finding]:
             "input-blind",
             "error",
             blame.names,
-            f"{disturbed(r.sensitivity)}, and {spelled(thresholds.LOOKS)} steps do not change that",
+            f"{disturbed(r.sensitivity, r.disturbance)}, and {spelled(thresholds.LOOKS)} steps do not change that",
             evidence={"sensitivity": r.sensitivity, "sensitivity_later": later, "allowed": thresholds.DEAF},
             cause=blame.cause or "what the output varies with is not the input (dropout, noise)",
         )
