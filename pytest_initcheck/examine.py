@@ -17,6 +17,7 @@ from .models.inputs import resolve_inputs
 from .phases import doing, told_to
 from .probing.call import Call
 from .probing.guard import untouched
+from .probing.maker import maker_of
 from .probing.probe import histograms, run_probe, sample_dim
 from .records import ConstructionFault, Finding, Report, Trace
 from .response.ask import ask
@@ -83,6 +84,7 @@ def examine(model: nn.Module, request: Request, faults: Mapping[str, Constructio
     measured = _measured_in_any_format(model, request, faults or {})
     case, settings = measured.case, request.settings
     names = [*case.trace.layers, *case.trace.parameters, *case.unwritten]
+    names += [case.not_finite.layer] if case.not_finite else []
     for setting in ("ignore", "select"):
         rules.validate(getattr(settings, setting), setting=setting, layers=names, known=request.extra_rules)
     findings, ignored = rules.judge(case, extra=request.extra_rules)
@@ -132,6 +134,7 @@ def _measured(model: nn.Module, request: Request, faults: Mapping[str, Construct
         guard.backup_parameters()  # a forward pass may write to its own weights
         probed = run_probe(subject, call, guard=guard, loss=loss, seed=settings.seed, mode=settings.mode)
         trace = probed.trace
+        not_finite = None if trace.output is None or trace.output.finite else maker_of(probed)
         doing("response")
         push = push_of(probed, guard, seed=settings.seed)
         answer = ask(
@@ -156,7 +159,7 @@ def _measured(model: nn.Module, request: Request, faults: Mapping[str, Construct
         equal_samples=alike,
         loss_of_zero_output=nothing,
     )
-    case = rules.Case(trace, answer.response, settings, unreached, faults, suspects(trace), memory)
+    case = rules.Case(trace, answer.response, settings, unreached, faults, suspects(trace), memory, not_finite)
     return Measured(subject, given, case)
 
 

@@ -219,6 +219,23 @@ class ConstructionFault:
 
 
 @dataclass(frozen=True, slots=True)
+class NotFinite:
+    """What first made a number that is not finite, of those that reach the output.
+
+    Attributes:
+        layer: layer, or ``module:operation``, in which it happened; name of the parameter or buffer that held it.
+        operation: the operation; ``""`` where it was there before.
+        what: what happened, in words: ``"log of a negative number (-0.3)"``.
+        overflow: whether the signal was too large for its format, rather than outside of the operation's domain.
+    """
+
+    layer: str
+    operation: str
+    what: str
+    overflow: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Trace:
     """Everything that one probe recorded.
 

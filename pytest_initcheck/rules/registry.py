@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ..records import ConstructionFault, Finding, Response, Severity, Trace
+from ..records import ConstructionFault, Finding, NotFinite, Response, Severity, Trace
 from ..settings import Settings
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ class Case:
         unwritten: parameters and buffers, by their labels -> what is wrong with how they were constructed.
         culprits: where the fault starts, the most suspicious first, as :func:`~pytest_initcheck.rules.culprits.suspects` ranks.
         memory: for every recurrent module, the share of a change of its state that is left one step later.
+        not_finite: what first made a number that is not finite, where the output is not.
     """
 
     trace: Trace
@@ -37,6 +38,7 @@ class Case:
     unwritten: Mapping[str, ConstructionFault] = field(default_factory=dict)
     culprits: tuple[Suspect, ...] = ()
     memory: Mapping[str, float] = field(default_factory=dict)
+    not_finite: NotFinite | None = None
 
 
 Judge = Callable[[Case], Iterable[Finding]]
