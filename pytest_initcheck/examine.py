@@ -23,6 +23,7 @@ from .records import ConstructionFault, Finding, Report, Trace
 from .response.ask import ask
 from .response.perturb import push_of
 from .response.recurrence import carried
+from .response.strays import strays
 from .response.unreached import unreached_reasons
 from .rules.culprits import suspects, typical_deviation
 from .rules.named import worst_layers
@@ -84,7 +85,7 @@ def examine(model: nn.Module, request: Request, faults: Mapping[str, Constructio
     measured = _measured_in_any_format(model, request, faults or {})
     case, settings = measured.case, request.settings
     names = [*case.trace.layers, *case.trace.parameters, *case.unwritten]
-    names += [case.not_finite.layer] if case.not_finite else []
+    names += [*([case.not_finite.layer] if case.not_finite else []), *(s.name for s in case.strays)]
     for setting in ("ignore", "select"):
         rules.validate(getattr(settings, setting), setting=setting, layers=names, known=request.extra_rules)
     findings, ignored = rules.judge(case, extra=request.extra_rules)
@@ -151,6 +152,7 @@ def _measured(model: nn.Module, request: Request, faults: Mapping[str, Construct
         missing = [name for name, p in parameters.items() if p.requires_grad and not p.reached]
         called = {layer.module for layer in trace.layers.values()}
         unreached = unreached_reasons(probed.model, push, missing, called)
+        stray = strays(push)
         memory, unasked = carried(probed.model, seed=settings.seed)
     trace = replace(
         trace,
@@ -159,7 +161,7 @@ def _measured(model: nn.Module, request: Request, faults: Mapping[str, Construct
         equal_samples=alike,
         loss_of_zero_output=nothing,
     )
-    case = rules.Case(trace, answer.response, settings, unreached, faults, suspects(trace), memory, not_finite)
+    case = rules.Case(trace, answer.response, settings, unreached, faults, suspects(trace), memory, not_finite, stray)
     return Measured(subject, given, case)
 
 

@@ -92,6 +92,18 @@ class Spare(nn.Module):
         return self.fc(x) + self.aside(x) if both else self.fc(x)
 
 
+class Listed(nn.Module):
+    """Layers in a container, which registers them or does not."""
+
+    def __init__(self, container: Callable[[Any], Any]) -> None:
+        super().__init__()
+        self.first, self.rest = nn.Linear(64, 64), container([nn.Linear(64, 64)])
+        self.last = nn.Linear(64, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.rest[0](self.first(x).relu()).relu())
+
+
 class Recurrent(nn.Module):
     def __init__(self, gates: float, weight: float = 1.0) -> None:
         super().__init__()
@@ -232,6 +244,7 @@ SICK_AND_TWIN: dict[str, tuple[str, Callable[[], Any], Callable[[], Any], dict[s
         {"inputs": SEQUENCE},
     ),
     "no-gradient": ("error", lambda: Cut(detach=True), lambda: Cut(detach=False), {}),
+    "unregistered-parameter": ("warning", lambda: Listed(list), lambda: Listed(nn.ModuleList), {}),
     "frozen-parameter": (
         "warning",
         lambda: frozen(everything_else=False),

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from fnmatch import fnmatchcase
 
 from .. import thresholds
-from ..records import Finding
+from ..records import Finding, Severity, Stray
 from ..words import some, spelled
 from .function import silent
 from .registry import Case, finding, rule
@@ -42,11 +42,11 @@ def frozen_parameter(case: Case) -> Iterator[Finding]:
 @rule(
     "no-gradient",
     family="gradients",
-    severity="error where the value is used but its gradient is cut, or where no code of the model mentions it; else a note",
+    severity="error where the value is used but its gradient is cut, or where no code of its class reads it; else a note",
     threshold="no path of the autograd graph leads from the outputs to the parameter",
     evidence="all 45 injected detached and unused layers; 8 % of published models have parameters that this very call does not "
     "use (poolers, mask tokens, LayerDrop), which is why use elsewhere in the code makes it a note",
-    limits="an attribute that is only reached by a computed name (getattr with a built string) counts as never mentioned",
+    limits="what only code outside of the model reads (a penalty in the training loop) counts as never read",
 )
 def no_gradient(case: Case) -> Iterator[Finding]:
     """A trainable parameter gets no gradient at all."""
@@ -67,10 +67,11 @@ def no_gradient(case: Case) -> Iterator[Finding]:
                 "no-gradient",
                 "error",
                 names,
-                f"{some(names)} {'is' if len(names) == 1 else 'are'} never used, and no method of the model mentions the attribute",
+                f"{some(names)} {'is' if len(names) == 1 else 'are'} never used, and no method of the classes that hold "
+                f"{'it' if len(names) == 1 else 'them'} reads the attribute",
                 evidence={"parameters": len(names), "reason": reason},
-                cause="the layer is built but not called: a forgotten call in forward(), or a leftover",
-                fix=f"call it in forward(), or delete it: del model.{names[0].rpartition('.')[0] or names[0]}",
+                cause="built and given values, but not used: a forgotten term or call in forward(), or a leftover",
+                fix=f"use it in forward(), or delete it: del model.{_owner(case, names[0])}",
             )
         else:
             yield finding(
@@ -155,6 +156,64 @@ def closed_gate(case: Case) -> Iterator[Finding]:
             evidence={"parameters": len(opened)},
             cause="zero on purpose at the start (zero-init residual, ReZero, LayerScale, LoRA, adaLN-zero, a zero head): it opens by itself",
         )
+
+
+@rule(
+    "unregistered-parameter",
+    family="gradients",
+    severity="error where random weights are made anew in every forward pass, or where nothing else is trained; else warning",
+    threshold="a leaf of the autograd graph that requires a gradient and is neither among model.parameters() nor an input",
+    evidence="no published model at its default init has one; a list or a dict of layers is the classic of them",
+    limits="what is kept out of model.parameters() on purpose, for another optimizer, looks the same: silence it by name, or freeze it",
+)
+def unregistered_parameter(case: Case) -> Iterator[Finding]:
+    """Gradients arrive at a tensor that no optimizer is given, because the model has not registered it."""
+    for severity, group in _strays(case):
+        names = [s.name for s in group]
+        first = group[0]
+        if first.where == "made":
+            told = f"{first.name} computes with parameters (shape {list(first.shape)}) that are made in forward()"
+            cause = (
+                "a layer or nn.Parameter that is made in forward(): every pass has a new one, which no optimizer knows; make it in __init__() "
+                "and assign it to an attribute"
+            )
+        elif first.where == "outside":
+            told = f"{first.name} computes with parameters (shape {list(first.shape)}) that are not among model.parameters()"
+            cause = "they belong to something outside of the model (a global, another model): not registered, so not trained with it"
+        else:
+            told = f"{some(names)} {'gets a gradient but is' if len(names) == 1 else 'get gradients but are'} not among model.parameters()"
+            cause = (
+                f"not registered: held by {first.holder}, which nn.Module does not look into, so no optimizer gets it and "
+                ".to() and state_dict() leave it out; use nn.ModuleList, nn.ModuleDict or nn.Parameter"
+            )
+        yield finding(
+            "unregistered-parameter",
+            severity,
+            names,
+            told,
+            evidence={"tensors": len(group), "where": first.where},
+            cause=cause,
+        )
+
+
+def _strays(case: Case) -> Iterator[tuple[Severity, list[Stray]]]:
+    for where in ("made", "held", "outside"):
+        group = [s for s in case.strays if s.where == where]
+        # A fixed scale or shift made on the spot does nothing; weights that are drawn on the spot are noise.
+        random = where == "made" and any(s.varied for s in group)
+        if group:
+            nothing = not any(p.requires_grad for p in case.trace.parameters.values())
+            yield (
+                "error" if random or nothing else "warning",
+                sorted(group, key=lambda s: not s.varied) if where == "made" else group,
+            )
+
+
+def _owner(case: Case, name: str) -> str:
+    """The module to delete if it did not run, else the parameter itself."""
+    layer = name.rpartition(".")[0]
+    ran = not layer or any(x.module == layer for x in case.trace.layers.values())
+    return name if ran else layer
 
 
 def _by_reason(case: Case) -> dict[str, list[str]]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ..records import ConstructionFault, Finding, NotFinite, Response, Severity, Trace
+from ..records import ConstructionFault, Finding, NotFinite, Response, Severity, Stray, Trace
 from ..settings import Settings
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ class Case:
         culprits: where the fault starts, the most suspicious first, as :func:`~pytest_initcheck.rules.culprits.suspects` ranks.
         memory: for every recurrent module, the share of a change of its state that is left one step later.
         not_finite: what first made a number that is not finite, where the output is not.
+        strays: tensors that get a gradient and that no optimizer is given.
     """
 
     trace: Trace
@@ -39,6 +40,7 @@ class Case:
     culprits: tuple[Suspect, ...] = ()
     memory: Mapping[str, float] = field(default_factory=dict)
     not_finite: NotFinite | None = None
+    strays: tuple[Stray, ...] = ()
 
 
 Judge = Callable[[Case], Iterable[Finding]]
