@@ -18,9 +18,11 @@ from .phases import doing, told_to
 from .probing.call import Call
 from .probing.guard import untouched
 from .probing.maker import maker_of
+from .probing.modules import shared_modules
 from .probing.probe import histograms, run_probe, sample_dim
 from .records import ConstructionFault, Finding, Report, Trace
-from .response.ask import ask
+from .response.again import arrives
+from .response.ask import ask, unanswered
 from .response.perturb import push_of
 from .response.recurrence import carried
 from .response.strays import strays
@@ -30,9 +32,12 @@ from .rules.named import worst_layers
 from .schemes.fill import initialize
 from .schemes.origins import drawn_from
 from .settings import Settings
-from .words import first_line
+from .words import first_line, some
 
 Loss = Callable[[Any], Tensor]
+
+#: So many more seeds are tried where layers that are dropped at random leave a function that does not answer.
+OTHER_SEEDS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +68,13 @@ class Measured:
         subject: the model, or a copy on the device and in the dtype asked for.
         call: how it was called.
         case: what the rules judge.
+        dropped: parameters that this pass did not use and another would, of a function that does not answer.
     """
 
     subject: nn.Module
     call: Call
     case: rules.Case
+    dropped: tuple[str, ...] = ()
 
 
 def examine(model: nn.Module, request: Request, faults: Mapping[str, ConstructionFault] | None = None) -> Report:
@@ -124,6 +131,21 @@ def _measured_in_any_format(model: nn.Module, request: Request, faults: Mapping[
 
 
 def _measured(model: nn.Module, request: Request, faults: Mapping[str, ConstructionFault]) -> Measured:
+    """What was measured, with another seed where the first dropped so much at random that nothing was left to judge."""
+    settings = request.settings
+    found = _measured_once(model, request, faults)
+    for further in range(1, OTHER_SEEDS + 1):
+        if not found.dropped:
+            break
+        told = f"seed {found.case.trace.seed}: {some(found.dropped)} did not take part in the pass; measured with another seed"
+        other = replace(request, settings=replace(settings, seed=settings.seed + 1000 * further))
+        found = _measured_once(model, other, faults)
+        trace = replace(found.case.trace, unseen=(*found.case.trace.unseen, told))
+        found = replace(found, case=replace(found.case, trace=trace, settings=settings))
+    return found
+
+
+def _measured_once(model: nn.Module, request: Request, faults: Mapping[str, ConstructionFault]) -> Measured:
     """Everything that touches the model, inside the guard that leaves no trace."""
     settings, loss = request.settings, request.loss
     subject = _placed(model, settings)
@@ -152,7 +174,11 @@ def _measured(model: nn.Module, request: Request, faults: Mapping[str, Construct
         missing = [name for name, p in parameters.items() if p.requires_grad and not p.reached]
         called = {layer.module for layer in trace.layers.values()}
         unreached = unreached_reasons(probed.model, push, missing, called)
+        left_out = [name for name, reason in unreached.items() if reason == "unused"]
+        dropped = tuple(sorted(arrives(push, left_out))) if left_out and unanswered(answer.response) else ()
         stray = strays(push)
+        dead = [name for name, wakes in answer.wakes.items() if not wakes]
+        absent = frozenset(arrives(push, dead)) if dead else frozenset()
         memory, unasked = carried(probed.model, seed=settings.seed)
     trace = replace(
         trace,
@@ -161,8 +187,20 @@ def _measured(model: nn.Module, request: Request, faults: Mapping[str, Construct
         equal_samples=alike,
         loss_of_zero_output=nothing,
     )
-    case = rules.Case(trace, answer.response, settings, unreached, faults, suspects(trace), memory, not_finite, stray)
-    return Measured(subject, given, case)
+    case = rules.Case(
+        trace,
+        answer.response,
+        settings,
+        unreached,
+        faults,
+        suspects(trace),
+        memory,
+        not_finite=not_finite,
+        strays=stray,
+        absent=absent,
+        shared=shared_modules(probed.model),
+    )
+    return Measured(subject, given, case, dropped)
 
 
 def _not_judged(call: Call) -> list[str]:

@@ -140,6 +140,16 @@ def cloned(*, deep: bool) -> nn.Module:
     )
 
 
+def linears(n: int) -> list[nn.Module]:
+    return [nn.Linear(64, 64) for _ in range(n)]
+
+
+def repeated(layers: Callable[[int], list[nn.Module]]) -> nn.Sequential:
+    """Four layers, whatever ``layers`` makes of that."""
+    made = layers(4)
+    return nn.Sequential(*made, nn.Linear(64, 4))
+
+
 def frozen(*, everything_else: bool) -> nn.Module:
     model = mlp(3)
     if not everything_else:
@@ -260,6 +270,7 @@ SICK_AND_TWIN: dict[str, tuple[str, Callable[[], Any], Callable[[], Any], dict[s
         {},
     ),
     "cloned-layers": ("note", lambda: cloned(deep=True), lambda: cloned(deep=False), {}),
+    "shared-module": ("note", lambda: repeated(lambda n: [nn.Linear(64, 64)] * n), lambda: repeated(linears), {}),
     "gain-mismatch": (
         "warning",
         lambda: edited(mlp(), "4.weight", lambda w: w.mul_(10)),

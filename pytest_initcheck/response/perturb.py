@@ -65,9 +65,7 @@ def _disturber(probed: Probed, seed: int) -> Callable[[float], list[Tensor]] | N
         def on_inputs(size: float) -> list[Tensor]:
             generator = torch.Generator().manual_seed(seed + 2)
             swap = {id(t): _noisy(t, size, generator) for t in probed.inputs() if _disturbable(t)}
-            return probed.select(
-                probed.rerun_raw(_replaced(probed.call.args, swap), _replaced(probed.call.kwargs, swap))
-            )
+            return probed.select(probed.rerun_raw(replaced(probed.call.args, swap), replaced(probed.call.kwargs, swap)))
 
         return on_inputs
     if not any(not t.is_floating_point() and not t.is_complex() for t in given):
@@ -81,13 +79,14 @@ def _disturber(probed: Probed, seed: int) -> Callable[[float], list[Tensor]] | N
     return on_embeddings
 
 
-def _replaced(value: Any, swap: dict[int, Tensor]) -> Any:
+def replaced(value: Any, swap: dict[int, Tensor]) -> Any:
+    """Return nested arguments with the tensors in ``swap`` (by ``id``) exchanged."""
     if isinstance(value, Tensor):
         return swap.get(id(value), value)
     if type(value) is dict:
-        return {k: _replaced(v, swap) for k, v in value.items()}
+        return {k: replaced(v, swap) for k, v in value.items()}
     if type(value) in (list, tuple):
-        return type(value)(_replaced(v, swap) for v in value)
+        return type(value)(replaced(v, swap) for v in value)
     return value
 
 

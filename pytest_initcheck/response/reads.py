@@ -19,7 +19,7 @@ _NOT_A_USE = re.compile(r"init|reset|repr|no_weight_decay|state_dict")
 _BY_NAME = frozenset(["getattr", "get_parameter", "get_submodule", "attrgetter", "_parameters", "_modules", "__dict__"])
 
 
-class Reads:
+class AttributesRead:
     """Attributes that classes read, each class looked at once."""
 
     def __init__(self) -> None:

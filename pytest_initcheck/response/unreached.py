@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from .again import arrives
 from .ask import common
 from .perturb import Push, rms
-from .reads import Reads
+from .reads import AttributesRead
 
 #: The first so many modules are asked one by one whether the output depends on their values; a forward pass each.
 ONE_BY_ONE = 12
@@ -32,6 +33,7 @@ def unreached_reasons(model: nn.Module, push: Push, unreached: list[str], called
     groups: dict[str, list[str]] = {}
     for name in unreached:
         groups.setdefault(name.rpartition(".")[0], []).append(name)
+    closed: list[str] = []
     ran = {owner: names for owner, names in groups.items() if owner in called or not owner}
     if ran:
         closed = [n for n, p in push.parameters.items() if n not in reasons and not bool(p.detach().any())]
@@ -41,7 +43,11 @@ def unreached_reasons(model: nn.Module, push: Push, unreached: list[str], called
                     reasons.update(dict.fromkeys(names, "blocked"))
     for name in _fed_from_inside(push, [n for n, r in reasons.items() if r == "blocked"]):
         del reasons[name]
-    code = Reads()
+    blocked = [n for n, r in reasons.items() if r == "blocked"]
+    if blocked:
+        # What is absent (a layer that was dropped, an expert that nothing was sent to) is not cut.
+        reasons.update(dict.fromkeys(arrives(push, blocked, closed), "unused"))
+    code = AttributesRead()
     for name in list(reasons):
         if reasons[name] == "unused" and not code.read(model, name):
             reasons[name] = "unmentioned"

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from fnmatch import fnmatchcase
 
 from .. import thresholds
-from ..records import Finding, Severity, Stray
+from ..records import Finding, ParameterRecord, Severity, Stray
 from ..words import some, spelled
 from .function import silent
 from .registry import Case, finding, rule
@@ -42,7 +42,8 @@ def frozen_parameter(case: Case) -> Iterator[Finding]:
 @rule(
     "no-gradient",
     family="gradients",
-    severity="error where the value is used but its gradient is cut, or where no code of its class reads it; else a note",
+    severity="error where the value is used but its gradient is cut (warning where that is an offset of a layer that learns), or where "
+    "no code of its class reads it; else a note",
     threshold="no path of the autograd graph leads from the outputs to the parameter",
     evidence="all 45 injected detached and unused layers; 8 % of published models have parameters that this very call does not "
     "use (poolers, mask tokens, LayerDrop), which is why use elsewhere in the code makes it a note",
@@ -55,7 +56,7 @@ def no_gradient(case: Case) -> Iterator[Finding]:
             names = _nearest_the_cut(case, names)
             yield finding(
                 "no-gradient",
-                "error",
+                "warning" if _only_offsets(case, names) else "error",
                 names,
                 f"the output depends on {some(names)}, but no gradient comes back",
                 evidence={"parameters": len(names), "reason": reason},
@@ -87,21 +88,37 @@ def no_gradient(case: Case) -> Iterator[Finding]:
 @rule(
     "blocked-gradient",
     family="gradients",
-    severity="error where both factors of a product are zero; warning for any other part that stays silent",
+    severity="error where both factors of a product are zero; warning for any other part that stays silent; note where other inputs reach it",
     threshold=f"gradient exactly zero at the start and after {spelled(thresholds.LOOKS)} optimizer-sized steps",
     evidence="zero-init gates leave 30 to 95 % of the parameters of 75 published models with exactly zero gradients on step one, and "
     "none on step four",
-    limits="experts that no token was routed to look the same with these inputs",
+    limits="a branch that its ReLU shuts for these samples and that others open is a note, as an expert that no token was sent to is",
 )
 def blocked_gradient(case: Case) -> Iterator[Finding]:
     """A gradient is exactly zero: behind a gate it arrives after a step or two, in a dead branch never."""
-    if silent(case):
+    frozen = [p for p in case.trace.parameters.values() if _is_alive_weight(p) and not p.requires_grad]
+    quiet = silent(case)
+    if quiet and not frozen:
         return
     asked = [p for p in case.trace.parameters.values() if p.wakes is not None]
-    shut = [p for p in asked if not p.wakes and p.gradient is not None and p.gradient.count]
+    dead = [p for p in asked if not p.wakes and p.gradient is not None and p.gradient.count]
+    unfed = {x.module for x in case.trace.layers.values() if not x.functional and x.activation.count == 0}
+    shut = [p for p in dead if p.name not in case.absent and p.layer not in unfed]
+    if len(shut) < len(dead) and not quiet:
+        names = [p.name for p in dead if p not in shut]
+        yield finding(
+            "blocked-gradient",
+            "note",
+            names,
+            f"these inputs send nothing through {some(names)}",
+            evidence={"parameters": len(names)},
+            cause="an expert that no token is routed to, or a layer that is dropped at random: with other inputs a gradient arrives, or the "
+            "layer got an empty batch",
+        )
     zero = [p for p in shut if p.role == "weight" and p.value is not None and p.value.rms == 0]
     weights = [p for p in case.trace.parameters.values() if p.role == "weight" and p.requires_grad]
-    if len(zero) > 1 and 2 * len(zero) < len(weights):
+    # A pair of factors hangs on one weight of a frozen base.
+    if len(zero) > 1 and (2 * len(zero) < len(weights) or len(zero) <= 2 * len(frozen)):
         names = [p.name for p in zero] + [p.name for p in shut if p not in zero]
         yield finding(
             "blocked-gradient",
@@ -112,7 +129,7 @@ def blocked_gradient(case: Case) -> Iterator[Finding]:
             cause="both factors of a product are zero (a zero gate behind a zero gate, both halves of a low-rank pair), so each "
             "keeps the other's gradient at zero",
         )
-    elif any(p.role == "weight" for p in shut):
+    elif not quiet and any(p.role == "weight" for p in shut):
         names = [s.name for s in case.culprits if s.name in {p.name for p in shut}] + [p.name for p in shut]
         yield finding(
             "blocked-gradient",
@@ -196,6 +213,10 @@ def unregistered_parameter(case: Case) -> Iterator[Finding]:
         )
 
 
+def _is_alive_weight(p: ParameterRecord) -> bool:
+    return p.role == "weight" and p.value is not None and p.value.rms > 0
+
+
 def _strays(case: Case) -> Iterator[tuple[Severity, list[Stray]]]:
     for where in ("made", "held", "outside"):
         group = [s for s in case.strays if s.where == where]
@@ -207,6 +228,13 @@ def _strays(case: Case) -> Iterator[tuple[Severity, list[Stray]]]:
                 "error" if random or nothing else "warning",
                 sorted(group, key=lambda s: not s.varied) if where == "made" else group,
             )
+
+
+def _only_offsets(case: Case, names: list[str]) -> bool:
+    """Whether each is a vector beside a weight that is trained: it stays what it is, and its layer learns without it."""
+    records = case.trace.parameters
+    trained = {p.layer for p in records.values() if p.requires_grad and p.reached}
+    return all(len(records[n].shape) < 2 and records[n].layer in trained for n in names)
 
 
 def _owner(case: Case, name: str) -> str:

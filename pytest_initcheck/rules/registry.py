@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,8 @@ class Case:
         memory: for every recurrent module, the share of a change of its state that is left one step later.
         not_finite: what first made a number that is not finite, where the output is not.
         strays: tensors that get a gradient and that no optimizer is given.
+        absent: parameters whose gradient is zero here, and is not with other inputs or other randomness.
+        shared: paths of each module that is registered several times in one place.
     """
 
     trace: Trace
@@ -41,6 +43,8 @@ class Case:
     memory: Mapping[str, float] = field(default_factory=dict)
     not_finite: NotFinite | None = None
     strays: tuple[Stray, ...] = ()
+    absent: frozenset[str] = frozenset()
+    shared: Sequence[tuple[str, ...]] = ()
 
 
 Judge = Callable[[Case], Iterable[Finding]]
