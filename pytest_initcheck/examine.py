@@ -25,6 +25,7 @@ from .response.again import arrives
 from .response.ask import ask, unanswered
 from .response.perturb import push_of
 from .response.recurrence import carried
+from .response.rounding import rounding_only
 from .response.strays import strays
 from .response.unreached import unreached_reasons
 from .rules.culprits import suspects, typical_deviation
@@ -179,6 +180,7 @@ def _measured_once(model: nn.Module, request: Request, faults: Mapping[str, Cons
         stray = strays(push)
         dead = [name for name, wakes in answer.wakes.items() if not wakes]
         absent = frozenset(arrives(push, dead)) if dead else frozenset()
+        rounding = {} if not answer.response.movement or unanswered(answer.response) else rounding_only(push, trace)
         memory, unasked = carried(probed.model, seed=settings.seed)
     trace = replace(
         trace,
@@ -198,6 +200,7 @@ def _measured_once(model: nn.Module, request: Request, faults: Mapping[str, Cons
         not_finite=not_finite,
         strays=stray,
         absent=absent,
+        rounding=rounding,
         shared=shared_modules(probed.model),
     )
     return Measured(subject, given, case, dropped)

@@ -104,6 +104,21 @@ class Listed(nn.Module):
         return self.last(self.rest[0](self.first(x).relu()).relu())
 
 
+class Routed(nn.Module):
+    """Four experts, of which the best ``k`` are mixed by weights that sum to one."""
+
+    def __init__(self, k: int) -> None:
+        super().__init__()
+        self.gate, self.k = nn.Linear(64, 4, bias=False), k
+        self.experts = nn.ModuleList(nn.Linear(64, 8) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight, index = self.gate(x).softmax(-1).topk(self.k)
+        weight = weight / weight.sum(-1, keepdim=True)
+        every = torch.stack([e(x) for e in self.experts], 1)
+        return (weight[..., None] * every.gather(1, index[..., None].expand(-1, -1, 8))).sum(1)
+
+
 class Recurrent(nn.Module):
     def __init__(self, gates: float, weight: float = 1.0) -> None:
         super().__init__()
@@ -262,6 +277,7 @@ SICK_AND_TWIN: dict[str, tuple[str, Callable[[], Any], Callable[[], Any], dict[s
         {},
     ),
     "blocked-gradient": ("error", lambda: Residual(0.0, 0.0), lambda: Residual(1.0, 0.0), {}),
+    "rounding-gradient": ("warning", lambda: Routed(1), lambda: Routed(2), {}),
     "closed-gate": ("note", lambda: Residual(1.0, 0.0), lambda: Residual(1.0, 1.0), {}),
     "duplicate-units": (
         "error",

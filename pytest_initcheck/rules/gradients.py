@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 
 from .. import thresholds
 from ..records import Finding, ParameterRecord, Severity, Stray
-from ..words import some, spelled
+from ..words import number, some, spelled
 from .function import silent
 from .registry import Case, finding, rule
 
@@ -104,8 +104,8 @@ def blocked_gradient(case: Case) -> Iterator[Finding]:
     dead = [p for p in asked if not p.wakes and p.gradient is not None and p.gradient.count]
     unfed = {x.module for x in case.trace.layers.values() if not x.functional and x.activation.count == 0}
     shut = [p for p in dead if p.name not in case.absent and p.layer not in unfed]
-    if len(shut) < len(dead) and not quiet:
-        names = [p.name for p in dead if p not in shut]
+    names = [p.name for p in dead if p not in shut]
+    if not quiet and any(case.trace.parameters[n].role == "weight" for n in names):
         yield finding(
             "blocked-gradient",
             "note",
@@ -139,6 +139,32 @@ def blocked_gradient(case: Case) -> Iterator[Finding]:
             evidence={"parameters": len(shut)},
             cause=_culprit(case, names)
             or "a branch whose units are shut for every sample, or a part that these inputs do not use",
+        )
+
+
+@rule(
+    "rounding-gradient",
+    family="gradients",
+    severity="warning",
+    threshold="a weight that moves the output by less than 64 roundings of what the strongest parameter does, and whose gradient points "
+    "elsewhere once all weights are changed by 0.1 %",
+    evidence="a top-1 router divided by its own sum: 1e-9, as good as independent after the change; gradients behind a LayerScale of 1e-6, "
+    "or at the far end of 30 tanh layers, keep a cosine of 0.99",
+    limits="asked of weights in float32 and float64; offsets and scales whose effect a norm or a softmax takes away are healthy, and not asked",
+)
+def rounding_gradient(case: Case) -> Iterator[Finding]:
+    """A weight's gradient is nothing but rounding, because what it computes cancels: no step trains it."""
+    if case.rounding:
+        names = list(case.rounding)
+        share = max(case.rounding.values())
+        yield finding(
+            "rounding-gradient",
+            "warning",
+            names,
+            f"the gradient of {some(names)} is rounding: {number(share)} of the strongest parameter's, in another direction after a change of 0.1 %",
+            evidence={"share": share, "parameters": len(names)},
+            cause="what it computes cancels before the output: divided by itself (the weight of the one best expert over the sum of the chosen), "
+            "summed over a softmax, or taken away by a norm; so it stays as it is",
         )
 
 

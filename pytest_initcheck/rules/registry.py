@@ -31,6 +31,7 @@ class Case:
         not_finite: what first made a number that is not finite, where the output is not.
         strays: tensors that get a gradient and that no optimizer is given.
         absent: parameters whose gradient is zero here, and is not with other inputs or other randomness.
+        rounding: weights whose gradient is nothing but rounding, each with its size against the strongest one.
         shared: paths of each module that is registered several times in one place.
     """
 
@@ -44,6 +45,7 @@ class Case:
     not_finite: NotFinite | None = None
     strays: tuple[Stray, ...] = ()
     absent: frozenset[str] = frozenset()
+    rounding: Mapping[str, float] = field(default_factory=dict)
     shared: Sequence[tuple[str, ...]] = ()
 
 
