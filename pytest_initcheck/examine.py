@@ -17,10 +17,10 @@ from .models.inputs import resolve_inputs
 from .phases import doing, told_to
 from .probing.call import Call
 from .probing.guard import untouched
-from .probing.maker import maker_of
+from .probing.maker import maker_of, singular_of
 from .probing.modules import shared_modules
-from .probing.probe import histograms, run_probe, sample_dim
-from .records import ConstructionFault, Finding, Report, Trace
+from .probing.probe import Probed, histograms, run_probe, sample_dim
+from .records import ConstructionFault, Finding, NotFinite, Report, Trace
 from .response.again import arrives
 from .response.ask import ask, unanswered
 from .response.perturb import push_of
@@ -93,7 +93,10 @@ def examine(model: nn.Module, request: Request, faults: Mapping[str, Constructio
     measured = _measured_in_any_format(model, request, faults or {})
     case, settings = measured.case, request.settings
     names = [*case.trace.layers, *case.trace.parameters, *case.unwritten]
-    names += [*([case.not_finite.layer] if case.not_finite else []), *(s.name for s in case.strays)]
+    names += [
+        *([case.not_finite.layer] if case.not_finite and case.not_finite.layer else []),
+        *(s.name for s in case.strays),
+    ]
     for setting in ("ignore", "select"):
         rules.validate(getattr(settings, setting), setting=setting, layers=names, known=request.extra_rules)
     findings, ignored = rules.judge(case, extra=request.extra_rules)
@@ -158,7 +161,7 @@ def _measured_once(model: nn.Module, request: Request, faults: Mapping[str, Cons
         guard.backup_parameters()  # a forward pass may write to its own weights
         probed = run_probe(subject, call, guard=guard, loss=loss, seed=settings.seed, mode=settings.mode)
         trace = probed.trace
-        not_finite = None if trace.output is None or trace.output.finite else maker_of(probed)
+        not_finite = _not_finite(probed, loss)
         doing("response")
         push = push_of(probed, guard, seed=settings.seed)
         answer = ask(
@@ -204,6 +207,15 @@ def _measured_once(model: nn.Module, request: Request, faults: Mapping[str, Cons
         shared=shared_modules(probed.model),
     )
     return Measured(subject, given, case, dropped)
+
+
+def _not_finite(probed: Probed, loss: Loss | None) -> NotFinite | None:
+    """What made the output, or else a gradient, not finite; asked only where one is."""
+    trace = probed.trace
+    if trace.output is not None and not trace.output.finite:
+        return maker_of(probed)
+    sound = all(p.gradient is None or p.gradient.finite for p in trace.parameters.values())
+    return None if sound else singular_of(probed, loss)
 
 
 def _not_judged(call: Call) -> list[str]:

@@ -101,6 +101,23 @@ def test_an_overflow_keeps_the_layer_and_the_growth() -> None:
     assert "overflows float32; the signal grew" in finding.cause
 
 
+SINGULAR: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
+    "sqrt": (lambda h: h + (0 * h).square().sum(-1, keepdim=True).sqrt(), "sqrt is infinite at 0"),
+    "power": (lambda h: h + (0 * h).square() ** 0.3, "a power below 1 is infinite at 0"),
+    "acos": (lambda h: h + torch.acos(1 + 0 * h), "acos is infinite at -1 and 1"),
+}
+
+
+@pytest.mark.parametrize("name", SINGULAR)
+def test_a_derivative_that_is_not_finite_is_named(name: str) -> None:
+    f, words = SINGULAR[name]
+
+    finding = first_error(Through(f))
+
+    assert finding.rule == "non-finite-gradient"
+    assert words in finding.cause
+
+
 class Held(nn.Module):
     def __init__(self, values: Callable[[], Tensor]) -> None:
         super().__init__()

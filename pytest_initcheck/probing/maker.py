@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +15,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ..errors import ProbeError
 from ..records import NotFinite
 from ..words import number
+from .graph import Graph, operation
 from .memory import holds_values, storage_key
 from .modules import clean, tensors
-from .probe import Probed
+from .probe import Probed, gradients
 
 #: Operation -> where its domain begins: NaN below, and of some an infinity there.
 _ABOVE: dict[str, float] = {
@@ -36,6 +37,19 @@ _WITHIN: dict[str, tuple[float, float]] = {
 }
 _QUOTIENTS = frozenset(["div", "divide", "true_divide", "reciprocal", "fmod", "remainder", "addcdiv"])
 _DIFFERENCES = frozenset(["sub", "add", "rsub", "sum", "mean", "cumsum", "logsumexp"])
+#: Node of the autograd graph -> where its derivative is not finite.
+_DERIVATIVES: dict[str, str] = {
+    "Sqrt": "the derivative of sqrt is infinite at 0",
+    "Rsqrt": "the derivative of rsqrt is infinite at 0",
+    "Pow": "the derivative of a power below 1 is infinite at 0",
+    "Log": "the derivative of log is infinite at 0",
+    "Div": "the derivative of a quotient is infinite where it divides by 0, or overflows near it",
+    "Reciprocal": "the derivative of 1 / x is infinite at 0",
+    "Std": "the derivative of std is 0 / 0 where all values are equal",
+    "Acos": "the derivative of acos is infinite at -1 and 1",
+    "Asin": "the derivative of asin is infinite at -1 and 1",
+    **dict.fromkeys(("Norm", "LinalgVectorNorm", "Cdist", "EuclideanDist"), "the derivative of a norm is 0 / 0 at 0"),
+}
 #: Operations that write what they are given: an infinity in their result is meant (a mask), or was there before.
 _WRITES: tuple[str, ...] = (
     "empty",
@@ -259,6 +273,45 @@ def maker_of(probed: Probed) -> NotFinite | None:
     ):  # a tensor subclass, a compiled part: then it cannot be seen
         return None
     return _first(seeing, tensors(output))
+
+
+def singular_of(probed: Probed, loss: Callable[[Any], Tensor] | None) -> NotFinite | None:
+    """Return the operation whose derivative is the first that is not finite; ``None`` where that cannot be seen.
+
+    Args:
+        probed: what the probe saw; the model runs forward and backward once more.
+        loss: as the probe was given it.
+    """
+    found: list[NotFinite] = []
+
+    def hook(node: Any) -> Callable[[Any, Any], None]:
+        def passed(sent: Any, taken: Any) -> None:
+            if not found and all(map(_finite, tensors(taken))) and not all(map(_finite, tensors(sent))):
+                name = operation(node)
+                what = _DERIVATIVES.get(name, f"{name} has a derivative that is not finite here")
+                found.append(NotFinite("", name, what))
+
+        return passed
+
+    handles = []
+    try:
+        with torch.enable_grad():
+            raw = probed.rerun_raw()
+            if loss is None:
+                pairs = list(zip(probed.select(raw), probed.cotangents, strict=True))
+            else:
+                pairs = [(value := loss(raw), torch.ones_like(value))]
+            graph = Graph([o for o, _ in pairs])
+            handles = [node.register_hook(hook(node)) for node in graph.nodes]
+            leaves = [t for t in graph.leaves() if t.requires_grad]
+            signals = [c.clone().to(o.dtype) for o, c in pairs]
+            gradients([o for o, _ in pairs], leaves, signals, retain_graph=probed.holds_graph)
+    except (ProbeError, RuntimeError, ValueError):
+        return None
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found[0] if found else None
 
 
 def _first(seeing: _Seeing, outputs: Iterable[Tensor]) -> NotFinite | None:

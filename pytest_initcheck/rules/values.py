@@ -170,7 +170,9 @@ def non_finite_gradient(case: Case) -> Iterator[Finding]:
         [*names, *(p.name for p in reversed(bad))],
         f"{len(bad)} of {len(case.trace.parameters)} parameters get gradients that are not finite",
         evidence={"parameters": len(bad)},
-        cause="an operation whose derivative is singular here (sqrt or norm at 0, log of 0, division by 0) or a backward signal that overflows",
+        cause=case.not_finite.what
+        if case.not_finite is not None
+        else "an operation whose derivative is singular here (sqrt or norm at 0, log of 0, division by 0) or a backward signal that overflows",
     )
 
 
