@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 
 from . import rules, thresholds
 from .errors import ProbeError, SettingsError
@@ -18,8 +19,10 @@ from .phases import doing, told_to
 from .probing.call import Call
 from .probing.guard import untouched
 from .probing.maker import maker_of, singular_of
+from .probing.memory import is_dense
 from .probing.modules import shared_modules
 from .probing.probe import Probed, histograms, run_probe, sample_dim
+from .probing.subject import PARALLEL
 from .records import ConstructionFault, Finding, NotFinite, Report, Trace
 from .response.again import arrives
 from .response.ask import ask, unanswered
@@ -170,9 +173,15 @@ def _measured_once(model: nn.Module, request: Request, faults: Mapping[str, Cons
             oversized=typical_deviation(trace) > thresholds.OVERSIZED,
         )
         nothing = None if loss is None else _loss_of_nothing(probed.rerun_raw, loss)
+        guard.rewind()  # the last pass may have added to the model, or taken from it
         origins = drawn_from(probed.model, probed.uses, trace.parameters) if request.fixes else {}
         parameters = {
-            name: replace(p, wakes=answer.wakes.get(name), drawn_from=origins.get(name, ""))
+            name: replace(
+                p,
+                wakes=answer.wakes.get(name),
+                drawn_from=str(origins[name]) if name in origins else "",
+                origin=origins[name].label if name in origins else "",
+            )
             for name, p in trace.parameters.items()
         }
         missing = [name for name, p in parameters.items() if p.requires_grad and not p.reached]
@@ -231,7 +240,8 @@ def _alike(call: Call) -> bool:
     """Whether there are several samples and every input is the same for all of them."""
     if call.batch is None or call.batch < 2:
         return False
-    per_sample = [(t, d) for t in call.tensors if (d := sample_dim(t, call.batch)) is not None]
+    dense = [t for t in call.tensors if is_dense(t)]
+    per_sample = [(t, d) for t in dense if (d := sample_dim(t, call.batch)) is not None]
     return bool(per_sample) and all(bool((t == t.narrow(d, 0, 1)).all()) for t, d in per_sample)
 
 
@@ -252,6 +262,9 @@ def _loss_of_nothing(forward: Callable[[], Any], loss: Loss) -> float | None:
 
 def _mended(measured: Measured, request: Request, findings: list[Finding]) -> list[Finding]:
     """The findings with fixes that were tried; each trial is a probe again."""
+    subject, called = measured.subject, "model"
+    while isinstance(subject, PARALLEL):
+        subject, called = subject.module, f"{called}.module"  # names are those of the module that ran
     call, case = measured.call, measured.case
     given = (*call.args, call.kwargs) if call.kwargs else call.args
     plain = replace(request.settings, device=None, dtype=None, ignore=(), select=())
@@ -262,14 +275,21 @@ def _mended(measured: Measured, request: Request, findings: list[Finding]) -> li
 
     def anew(trial: nn.Module) -> str:
         initialize(trial, "auto", given, seed=request.settings.seed)
-        arguments = "model" if request.inputs is None else "model, inputs=inputs"
+        arguments = called if request.inputs is None else f"{called}, inputs=inputs"
         code = f"# without this import: print(pytest_initcheck.recommend_init({arguments}).code())"
         return f"import pytest_initcheck\npytest_initcheck.apply_init({arguments})\n{code}"
 
     doing("trying fixes")
     with told_to(None):
         return mend(
-            measured.subject, case.trace, findings, case.culprits, again, whole=anew, seed=request.settings.seed
+            subject,
+            case.trace,
+            findings,
+            case.culprits,
+            again,
+            whole=anew,
+            seed=request.settings.seed,
+            called=called,
         )
 
 
@@ -312,6 +332,18 @@ def _refuse(model: nn.Module) -> None:
             raise ProbeError(
                 f"{name} of {kind} is on the meta device and has no values: check the model after to_empty() and its "
                 "initialization, or give a factory that builds it elsewhere"
+            )
+        if isinstance(parameter, UninitializedParameter):
+            continue
+        if parameter.requires_grad and parameter.element_size() == 1:
+            raise ProbeError(
+                f"{name} of {kind} is {str(parameter.dtype).removeprefix('torch.')}, in which no optimizer can step: check the "
+                "model before it is converted"
+            )
+        if parameter.requires_grad and torch._debug_has_internal_overlap(parameter) == 1:
+            raise ProbeError(
+                f"elements of {name} of {kind} share memory (an expanded tensor), so no optimizer can step it: "
+                "make the parameter of a clone()"
             )
 
 

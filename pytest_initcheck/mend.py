@@ -10,7 +10,6 @@ from functools import partial
 import torch
 from torch import nn
 
-from .errors import InitcheckError
 from .records import Finding, ParameterRecord, Trace
 from .rules.culprits import Suspect, expected_std
 
@@ -57,9 +56,9 @@ class Edit:
             else:
                 parameter.fill_(self.std)
 
-    def code(self) -> str:
-        """Return the line that does the same."""
-        target = f"model.get_parameter({self.name!r})"
+    def code(self, called: str = "model") -> str:
+        """Return the line that does the same to the model that it knows as ``called``."""
+        target = f"{called}.get_parameter({self.name!r})"
         if self.kind == "train":
             return f"{target}.requires_grad_(True)"
         if self.kind == "normal":
@@ -83,6 +82,7 @@ def mend(
     *,
     whole: Whole | None = None,
     seed: int = 0,
+    called: str = "model",
 ) -> list[Finding]:
     """Return the findings with fixes that were tried on a copy of ``model``, and without fixes that did not help.
 
@@ -94,6 +94,7 @@ def mend(
         judge: checks a model and returns its findings.
         whole: what to try in place of more than a few edits.
         seed: seed of new values.
+        called: what the fixes call the model.
     """
     findings = list(findings)
     known = {*trace.parameters, *trace.layers}
@@ -104,26 +105,26 @@ def mend(
     cured: dict[str, str] = {}
     if errors:
         others_stand = {f.rule for f in findings if f.severity == "error" and f.rule not in ABOUT_VALUES}
-        for plan in _plans(trace, errors, list(suspects)):
+        for plan in sorted(_plans(trace, errors, list(suspects)), key=len):
             if whole is not None and len(plan) > LISTED:
                 text = _tried(model, whole, judge, others_stand)
                 whole = None
             else:
-                text = _tried(model, partial(_edit, plan, seed), judge, others_stand)
+                text = _tried(model, partial(_edit, plan, seed, called), judge, others_stand)
             if text:
                 cured = dict.fromkeys((f.rule for f in errors), text)
                 break
     for f in others:
         plan = [Edit(n, "train") for n in f.layers]
-        cured[f.rule] = _text(plan)
+        cured[f.rule] = _text(plan, called)
     return [replace(f, fix=cured.get(f.rule, "")) if f.rule in ABOUT_VALUES else f for f in findings]
 
 
-def _edit(plan: list[Edit], seed: int, model: nn.Module) -> str:
+def _edit(plan: list[Edit], seed: int, called: str, model: nn.Module) -> str:
     generator = torch.Generator().manual_seed(seed)
     for edit in plan:
         edit.apply(model, generator)
-    return _text(plan)
+    return _text(plan, called)
 
 
 def _tried(model: nn.Module, change: Whole, judge: Recheck, others: set[str]) -> str:
@@ -134,17 +135,14 @@ def _tried(model: nn.Module, change: Whole, judge: Recheck, others: set[str]) ->
         return ""
     try:
         text = change(trial)
-    except InitcheckError:
-        return ""
-    try:
         left = {f.rule for f in judge(trial) if f.severity == "error"}
-    except Exception:  # what cannot be run with other weights cannot be cured by them
+    except Exception:  # what cannot be given other weights (a lazy layer), or run with them, cannot be cured by them
         return ""
     return text if left <= others else ""
 
 
 def _plans(trace: Trace, errors: list[Finding], suspects: list[Suspect]) -> Iterator[list[Edit]]:
-    """From the smallest to the largest: what the findings name, what stands out first, all that stands out, everything."""
+    """What the findings name, and with it what stands out: the first of it, the first two, all, another one; or everything."""
     named = {
         n
         for f in errors
@@ -193,20 +191,22 @@ def healthy(p: ParameterRecord) -> Edit | None:
     return None
 
 
-def _text(plan: list[Edit]) -> str:
+def _text(plan: list[Edit], called: str) -> str:
     if len(plan) <= LISTED:
-        return "\n".join(e.code() for e in plan)
+        return "\n".join(e.code(called) for e in plan)
     weights = [e for e in plan if e.kind == "normal"]
     lines = []
     for std in dict.fromkeys(f"{e.std:.3g}" for e in weights):
         same = [e for e in weights if f"{e.std:.3g}" == std]
         lines.append(
-            f"for name in {[e.name for e in same]!r}:\n    torch.nn.init.normal_(model.get_parameter(name), std={std})"
+            f"for name in {[e.name for e in same]!r}:\n    torch.nn.init.normal_({called}.get_parameter(name), std={std})"
         )
     for value, call in ((0.0, "zeros_"), (1.0, "ones_")):
         same = [e for e in plan if e.kind == "constant" and e.std == value]
         if same:
             lines.append(
-                f"for name in {[e.name for e in same]!r}:\n    torch.nn.init.{call}(model.get_parameter(name))"
+                f"for name in {[e.name for e in same]!r}:\n    torch.nn.init.{call}({called}.get_parameter(name))"
             )
+    if frozen := [e.name for e in plan if e.kind == "train"]:
+        lines.append(f"for name in {frozen!r}:\n    {called}.get_parameter(name).requires_grad_(True)")
     return "\n".join(lines)

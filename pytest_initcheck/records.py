@@ -139,6 +139,7 @@ class ParameterRecord:
             cannot be read, or are what a parametrization makes of the parameter.
         drawn_from: the distribution that the values were drawn from and the nearest scheme with a name, in words; ``""``
             where that was not asked or cannot be read.
+        origin: the same in a word or two: the scheme if it has a name, else the kind of distribution.
     """
 
     name: str
@@ -160,6 +161,7 @@ class ParameterRecord:
     wakes: bool | None = None
     kurtosis: float | None = None
     drawn_from: str = ""
+    origin: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,11 @@ def number(value: float | None) -> str:
     return f"{value:.1e}"
 
 
+def digits(value: float) -> str:
+    """Return ``value`` in three significant digits, as lists of like numbers show it; ``?`` for what is not a number."""
+    return "?" if value != value else f"{value:.3g}"
+
+
 def spelled(count: int) -> str:
     """Return a small whole number as a word: ``"three"``; digits from ten on."""
     words = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -43,6 +48,11 @@ def some(names: Iterable[str], most: int = 3) -> str:
     listed = list(names)
     left = len(listed) - most
     return ", ".join(listed[:most]) + (f" and {left} more" if left > 0 else "")
+
+
+def and_more(count: int, what: str = "more") -> str:
+    """Return what stands in brackets behind the first of ``count``: `` (and 3 more)``, or nothing if it is the only one."""
+    return f" (and {count - 1} {what})" if count > 1 else ""
 
 
 def further(count: int, what: str = "") -> str:

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import gc
 import importlib
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 # pytester's in-process runs drop the modules that the inner run imported, and torch cannot be imported twice.
 import torch
+
+if TYPE_CHECKING:
+    from pytest_initcheck.response.perturb import Push
 
 pytest_plugins = ["pytester"]
 
@@ -74,3 +80,24 @@ def xdist_again(request: pytest.FixtureRequest) -> tuple[str, ...]:
     if request.param:
         pytest.importorskip("xdist")
     return request.param
+
+
+@pytest.fixture
+def pushed() -> Iterator[Callable[..., Push]]:
+    """``pushed(model, inputs)``: the probed model, ready to be pushed; the models are put back when the test is over."""
+    from pytest_initcheck.models.inputs import resolve_inputs
+    from pytest_initcheck.probing.guard import untouched
+    from pytest_initcheck.probing.probe import run_probe
+    from pytest_initcheck.response.perturb import push_of
+
+    with ExitStack() as stack:
+
+        def push(
+            model: torch.nn.Module, inputs: object, *, loss: Callable[[Any], torch.Tensor] | None = None, seed: int = 0
+        ) -> Push:
+            call = resolve_inputs(model, inputs, seed=seed)
+            guard = stack.enter_context(untouched(model, tensors=call.tensors))
+            guard.backup_parameters()
+            return push_of(run_probe(model, call, guard=guard, loss=loss, seed=seed), guard, seed=seed)
+
+        yield push

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from pytest_initcheck import check_init
+from pytest_initcheck.render import terminal
 from pytest_initcheck.schemes import BY_FANS, by_fans, fill_
 from pytest_initcheck.schemes.distributions import name_distribution
 from pytest_initcheck.schemes.origins import ROWS, VALUES
@@ -25,6 +26,29 @@ def test_the_report_names_what_each_parameter_was_drawn_from() -> None:
     assert said["1.bias"] == "zeros"
     assert said["3.weight"] == "orthogonal, gain 1"
     assert said["3.bias"].endswith("too few values to tell")
+
+
+def test_the_table_names_the_scheme_as_one_would_call_it_or_the_kind() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(128, 320), nn.ReLU(), nn.Linear(320, 256), nn.ReLU(), nn.Linear(256, 4))
+    nn.init.kaiming_normal_(model[0].weight, mode="fan_out", nonlinearity="relu")
+    nn.init.normal_(model[2].weight, mean=0.5, std=0.5)
+    nn.init.constant_(model[2].bias, 0.25)
+    nn.init.constant_(model[0].bias, float("nan"))
+
+    report = check_init(model, "8x128")
+    origins = {name: p.origin for name, p in report.parameters.items()}
+
+    assert origins.pop("2.weight").startswith("normal, mean 0.")
+    assert origins == {
+        "0.weight": "kaiming_normal(relu, fan_out)",
+        "0.bias": "",
+        "2.bias": "constant 0.25",
+        "4.weight": "kaiming_uniform(a=sqrt(5))",
+        "4.bias": "too few to tell",
+    }
+    table = terminal(report, verbose=2, width=200)
+    assert all(f" {origin} " in table for origin in origins.values())
 
 
 def test_values_that_are_not_finite_are_not_named() -> None:

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from pytest_initcheck.words import first_line, further, named_error, number, plural, some
+from pytest_initcheck.words import and_more, digits, first_line, further, named_error, number, plural, some
 
 
 @pytest.mark.parametrize(
@@ -28,6 +28,15 @@ def test_counts_and_lists():
     assert some("abcd", 1) == "a and 3 more"
     assert some([]) == ""
     assert [further(n) for n in (0, 1, 3)] == ["", "", " (+2 more)"]
+    assert [and_more(n) for n in (0, 1, 3)] == ["", "", " (and 2 more)"]
+    assert and_more(3, "more weights") == " (and 2 more weights)"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.12345, "0.123"), (12345.0, "1.23e+04"), (1.5e-4, "0.00015"), (0.0, "0"), (math.nan, "?")]
+)
+def test_digits(value: float, text: str):
+    assert digits(value) == text
 
 
 def test_errors():

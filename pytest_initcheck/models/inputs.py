@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ProbeError, SettingsError
-from ..probing.call import Call, walk
+from ..probing.call import Call, walk, with_items
 from ..probing.guard import has_lazy, untouched
 from ..probing.memory import holds_values
 from ..probing.randomness import seeded
@@ -49,7 +49,8 @@ def resolve_inputs(
     source = "given"
     if callable(inputs) and not isinstance(inputs, nn.Module):
         try:
-            with seeded(seed):
+            with untouched(model, also=(inputs,)) as guard, seeded(seed):  # it may call the model
+                guard.backup_parameters()
                 inputs = inputs()
         except Exception as error:
             raise ProbeError(f"the inputs callable raised {named_error(error)}") from error
@@ -64,7 +65,10 @@ def resolve_inputs(
     wanted = getattr(torch, dtype) if isinstance(dtype, str) else dtype
     if wanted is None:
         wanted = _half(model)
-    args, kwargs = _moved((args, kwargs), where, wanted)
+    try:
+        args, kwargs = _moved((args, kwargs), where, wanted)
+    except RecursionError as error:
+        raise ProbeError("the inputs are nested too deep, or hold themselves") from error
     described = tuple(_describe(name, t) for name, t in walk((args, kwargs)))
     return Call(args, kwargs, described, _batch(model, args, kwargs), source)
 
@@ -135,18 +139,13 @@ def _moved(value: Any, device: torch.device, dtype: torch.dtype | None) -> Any:
             raise ProbeError(
                 f"an input cannot be moved to {device} as {target}: it raised {named_error(error)}"
             ) from error
-        if moved is value and value.layout is torch.strided:
+        if moved is value and not value.is_nested:
             # A copy, so that in-place operations of the model do not reach the user's tensor.
             moved = value.detach().clone().requires_grad_(value.requires_grad)
         return moved
-    if isinstance(value, Mapping) and type(value) is dict:
-        return {k: _moved(v, device, dtype) for k, v in value.items()}
-    if type(value) in (tuple, list):
-        return type(value)(_moved(v, device, dtype) for v in value)
-    if hasattr(value, "_fields") and isinstance(value, tuple):
-        return type(value)(*(_moved(v, device, dtype) for v in value))
     if not callable(getattr(value, "to", None)):
-        return value
+        items = isinstance(value, Mapping | tuple | list)
+        return with_items(value, lambda v: _moved(v, device, dtype)) if items else value
     # Objects that bring their own way to move (BatchEncoding, graph batches) are asked to; some move in place.
     try:
         return copy.copy(value).to(device)
@@ -156,7 +155,7 @@ def _moved(value: Any, device: torch.device, dtype: torch.dtype | None) -> Any:
 
 
 def _describe(name: str, tensor: Tensor) -> str:
-    text = f"{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}"
+    text = f"{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape) if not tensor.is_nested else '[nested]'}"
     return f"{name} {text}" if name else text
 
 
@@ -166,6 +165,6 @@ def _batch(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> i
         if tensor.dim() == 0:
             continue
         if tensor.dim() >= 3 and getattr(model, "batch_first", None) is False:
-            return tensor.shape[1]
-        return tensor.shape[0]
+            return tensor.size(1)
+        return tensor.size(0)
     return None

@@ -19,6 +19,7 @@ from ..errors import SettingsError
 from ..statements.drift import Drift, Sample, comparisons, drifted, sample_of
 from .baseline_file import Samples, dump, load
 from .configuration import CONFIGURATION
+from .paths import relative
 
 if TYPE_CHECKING:
     from ..records import Finding, Report
@@ -42,7 +43,7 @@ class Baseline:
         found = config.stash[CONFIGURATION]
         assert found.baseline is not None
         self._path = found.baseline
-        self._called = _relative(found.baseline, config.rootpath)
+        self._called = relative(found.baseline, config.rootpath)
         self._update = found.update
         worker: Mapping[str, Any] | None = getattr(config, "workerinput", None)
         self._text: str | None = _read(self._path, self._called, found.update) if worker is None else worker[_TEXT]
@@ -193,7 +194,3 @@ def _write(path: Path, text: str) -> None:
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
-
-
-def _relative(path: Path, root: Path) -> str:
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)

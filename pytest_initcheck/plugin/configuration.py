@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -176,15 +177,23 @@ def _watch(called: str, value: str | None) -> str | None:
 
 
 def _budget(called: str, value: str | None) -> float:
+    return _decimal(called, value, BUDGET, lambda seconds: 0 <= seconds < math.inf, "a number of seconds, 0 or more")
+
+
+def _alpha(called: str, value: str | None) -> float:
+    return _decimal(called, value, ALPHA, lambda alpha: 0 < alpha < 1, "a chance between 0 and 1, both left out")
+
+
+def _decimal(called: str, value: str | None, default: float, allowed: Callable[[float], bool], what: str) -> float:
     if value is None:
-        return BUDGET
+        return default
     try:
-        seconds = float(value)
+        found = float(value)
     except ValueError:
-        seconds = -1.0
-    if not 0 <= seconds < float("inf"):
-        raise SettingsError(f"{called} must be a number of seconds, 0 or more (got {value!r})")
-    return seconds
+        found = math.nan
+    if not allowed(found):
+        raise SettingsError(f"{called} must be {what} (got {value!r})")
+    return found
 
 
 def _baseline(config: pytest.Config, enabled: bool) -> Path | None:
@@ -203,18 +212,6 @@ def _baseline(config: pytest.Config, enabled: bool) -> Path | None:
     if not value or path.is_dir():
         raise SettingsError(f"{called} must be a file (got {value!r})")
     return path
-
-
-def _alpha(called: str, value: str | None) -> float:
-    if value is None:
-        return ALPHA
-    try:
-        alpha = float(value)
-    except ValueError:
-        alpha = -1.0
-    if not 0 < alpha < 1:
-        raise SettingsError(f"{called} must be a chance between 0 and 1, both left out (got {value!r})")
-    return alpha
 
 
 def _getini(config: pytest.Config, name: str, expected: str) -> Any:

@@ -20,6 +20,7 @@ from ..words import plural
 from . import configuration
 from .configuration import CONFIGURATION
 from .items import BASELINE, REPORTS, ModelItem, case_item, case_of, cause_of_theirs, check_in, target_item
+from .paths import is_ours, relative
 from .watch import SuiteWatch
 
 if TYPE_CHECKING:
@@ -136,11 +137,10 @@ def pytest_make_collect_report(
 
 def _line_of(excinfo: pytest.ExceptionInfo[BaseException], collector: pytest.Collector) -> str:
     """The last line that is not ours, as ``tests/test_models.py:12``."""
-    theirs = [entry for entry in excinfo.traceback if Path(entry.path).parent != Path(__file__).parent]
+    theirs = [entry for entry in excinfo.traceback if not is_ours(entry.path)]
     if not theirs:
         return collector.nodeid
-    path, root = Path(theirs[-1].path), collector.config.rootpath
-    return f"{path.relative_to(root).as_posix() if path.is_relative_to(root) else path}:{theirs[-1].lineno + 1}"
+    return f"{relative(Path(theirs[-1].path), collector.config.rootpath)}:{theirs[-1].lineno + 1}"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -18,6 +18,7 @@ from ..settings import BY_NAME, Settings
 from ..surfaces.hooked import check_rule_names, run_check
 from ..surfaces.progress import shown_in
 from .configuration import CONFIGURATION, debugging, settings_for
+from .paths import is_ours, relative
 
 if TYPE_CHECKING:
     import os
@@ -217,7 +218,7 @@ def target_item(session: pytest.Session, target: Target, root: Path) -> ModelIte
 def case_item(collector: pytest.Module | pytest.Class, name: str, case: ModelCase) -> ModelItem:
     """Return the item of a factory in a test module."""
     file = collector.path
-    subject = f"{_relative(file, collector.config.rootpath)}:{name}"
+    subject = f"{relative(file, collector.config.rootpath)}:{name}"
     item = ModelItem.from_parent(
         collector,
         name=name,
@@ -254,17 +255,13 @@ def cause_of_theirs(error: BaseException) -> BaseException | None:
 def _home(file: str) -> str | None:
     """Whose code a file is: ``"ours"``, ``"theirs"``, ``None`` for what both run through (torch, the standard library)."""
     path = Path(file)
-    if Path(__file__).parents[1] in path.parents:
+    if is_ours(path):
         return "ours"
     torch = getattr(sys.modules.get("torch"), "__file__", None)
     installed = {"site-packages", "dist-packages"} & set(path.parts)
     through = Path(torch).parent in path.parents if torch else False
     through |= Path(inspect.__file__).parent in path.parents and not installed
     return None if through or file.startswith("<") else "theirs"
-
-
-def _relative(path: Path, root: Path) -> str:
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
 
 
 def _line(factory: Callable[..., Any]) -> int | None:

@@ -14,6 +14,7 @@ from torch.utils._device import DeviceContext
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from ..probing.modules import own_parameters
+from ..probing.surroundings import Surroundings
 
 #: Parameters above which a model is left out: a probe takes several passes and copies of all weights.
 MOST_PARAMETERS = 20_000_000
@@ -86,6 +87,8 @@ def model_reason(model: nn.Module) -> str | None:
             size += 0 if isinstance(parameter, UninitializedParameter) else parameter.numel()
     if size > MOST_PARAMETERS:
         return f"larger than {MOST_PARAMETERS // 10**6} million parameters"
+    if lasting := Surroundings([model]).lasting:
+        return f"it reaches a {type(lasting[0]).__name__}, in which a further pass would leave a trace"
     return None
 
 

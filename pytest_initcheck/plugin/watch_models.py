@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import io
 import logging
+import os
 import sys
 import sysconfig
 import threading
@@ -32,13 +33,14 @@ from ..probing.guard import has_lazy
 from ..records import Report
 from ..render import summary_line
 from ..words import first_line
+from .paths import PACKAGE
 from .unsuited import call_reason, input_reason, model_reason
 
 #: Probes one model: module, inputs, name, mode (``None``: as configured).
 Probe = Callable[[nn.Module, Any, str, str | None], Report]
 
 _TORCH = str(Path(torch.__file__).parent)
-_OURS = str(Path(__file__).parents[1])
+_OURS = f"{PACKAGE}{os.sep}"
 _INSTALLED = tuple({sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), sysconfig.get_path("stdlib")})
 
 
@@ -121,14 +123,7 @@ class Listener:
             finally:
                 listener._inside = False
 
-        __call__.__code__ = _as_if_in(original, __call__)
-        nn.Module.__call__ = __call__  # type: ignore[method-assign]
-
-        def undo() -> None:
-            if nn.Module.__call__ is __call__:
-                nn.Module.__call__ = original  # type: ignore[method-assign]
-
-        return undo
+        return _replaced("__call__", original, __call__)
 
     def _wrap_loading(self) -> Callable[[], None]:
         listener, original = self, nn.Module.load_state_dict
@@ -139,14 +134,7 @@ class Listener:
             _outside_of_compilation(listener._mark_trained)(self.parameters())
             return result
 
-        load_state_dict.__code__ = _as_if_in(original, load_state_dict)
-        nn.Module.load_state_dict = load_state_dict  # type: ignore[method-assign]
-
-        def undo() -> None:
-            if nn.Module.load_state_dict is load_state_dict:
-                nn.Module.load_state_dict = original  # type: ignore[method-assign]
-
-        return undo
+        return _replaced("load_state_dict", original, load_state_dict)
 
     def _deaf(self) -> bool:
         return self._test is None or self._undo is None or threading.get_ident() != self._thread
@@ -266,6 +254,18 @@ class Listener:
             **more,
         }
         self._found.append((weakref.ref(module), entry))
+
+
+def _replaced(method: str, original: Any, wrapper: Any) -> Callable[[], None]:
+    """Put ``wrapper`` in place of that method of ``nn.Module``; return what undoes it, unless somebody else wrapped it since."""
+    wrapper.__code__ = _as_if_in(original, wrapper)
+    setattr(nn.Module, method, wrapper)
+
+    def undo() -> None:
+        if getattr(nn.Module, method) is wrapper:
+            setattr(nn.Module, method, original)
+
+    return undo
 
 
 def _as_if_in(original: Any, wrapper: Any) -> CodeType:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import copy
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,3 +45,23 @@ def walk(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
     elif isinstance(value, tuple | list):
         for item in value:
             yield from walk(item, name)
+
+
+def with_items(container: Any, change: Callable[[Any], Any]) -> Any:
+    """Return a dict, list or tuple of any kind with ``change`` of each of its items in their place, of the same kind."""
+    if isinstance(container, Mapping):
+        changed = {k: change(v) for k, v in container.items()}
+        if type(container) is dict:
+            return changed
+        try:
+            other: Any = copy.copy(container)
+            for key, item in changed.items():
+                other[key] = item
+        except Exception:  # one that cannot be written to
+            return changed
+        return other
+    kind: Any = type(container)
+    items = [change(v) for v in container]
+    if kind is not list and all(new is old for new, old in zip(items, container, strict=True)):
+        return container  # what holds no tensors may be of a kind that is not built from its items
+    return kind._make(items) if hasattr(kind, "_make") else kind(items)

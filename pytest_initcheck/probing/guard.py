@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
-from .memory import Kept, kept
+from .memory import Kept, kept, parts, writable
 from .surroundings import Surroundings
 from .switches import switches_kept, uninterrupted
 
@@ -80,21 +80,37 @@ class Guard:
         self._shelter(model)
 
     def _shelter(self, model: nn.Module) -> None:
+        self._make_writable(model)
         for module in model.modules():
             # Weights that a forward pass is known to write to: averages of other weights, tables with a largest norm.
             written = getattr(module, "max_norm", None) is not None
             for parameter in module.parameters(recurse=False):
-                if isinstance(parameter, UninitializedParameter) or id(parameter) in self._parameters:
-                    continue
-                self._parameters[id(parameter)] = one = Kept(parameter, self._blocks)
-                self._exit.callback(_leaf(parameter))
-                parameter.grad = None
-                if self._backed_up or written or not parameter.requires_grad:
-                    one.back_up()
+                self._keep(parameter, written=written)
         self._exit.callback(self.restore_parameters)
         snapshot = self._snapshot([model])
+        for outside in snapshot.parameters:  # of a module in a list or a closure, of a loss
+            self._keep(outside, written=True)
         self.holds_graph = self.holds_graph or snapshot.holds_graph
         self._exit.callback(snapshot.restore)
+
+    def _keep(self, parameter: Tensor, *, written: bool) -> None:
+        if isinstance(parameter, UninitializedParameter) or id(parameter) in self._parameters:
+            return
+        self._parameters[id(parameter)] = one = Kept(parameter, self._blocks)
+        if parameter.is_leaf:
+            self._exit.callback(_leaf(parameter))
+            parameter.grad = None
+        if self._backed_up or written or not parameter.requires_grad:
+            one.back_up()
+
+    def _make_writable(self, model: nn.Module) -> None:
+        """Have what stands in memory that cannot be written to stand elsewhere meanwhile."""
+        held = [t for t in (*model.parameters(), *model.buffers()) if not isinstance(t, UninitializedParameter)]
+        held = [t for t in held if holds_memory(t) and not t.is_inference()]
+        for tensor, fine in zip(held, writable(held), strict=True):
+            if not fine:
+                self._exit.callback(setattr, tensor, "data", tensor.data)
+                tensor.data = tensor.data.clone()
 
     def _snapshot(self, models: list[nn.Module]) -> _Snapshot:
         weights = [one.key for one in self._parameters.values()]
@@ -155,16 +171,23 @@ class _Snapshot:
 
     def __init__(self, roots: Iterable[Any], tensors: Iterable[Tensor], *, apart_from: Iterable[int | None]) -> None:
         self._surroundings = Surroundings(roots)
-        held = {id(t): t for t in (*tensors, *self._surroundings.tensors) if holds_memory(t)}
+        self.parameters = [p for p in self._surroundings.parameters if holds_memory(p)]
+        found = [t for t in (*tensors, *self._surroundings.tensors) if holds_memory(t)]
+        held = {id(t): t for t in (*found, *(part for t in found for part in parts(t)))}
         self.holds_graph = any(t.grad_fn is not None for t in held.values())
+        self._leaves = [_leaf(t) for t in held.values() if t.is_leaf and not t.is_inference()]
         self._tensors = kept(held.values(), apart_from=[key for key in apart_from if key is not None])
 
     def restore(self) -> None:
         with uninterrupted():
-            self._surroundings.restore()
-            with torch.no_grad():
-                for one in self._tensors:
-                    one.restore(compare=True)
+            try:
+                self._surroundings.restore()
+            finally:
+                with torch.no_grad():
+                    for one in self._tensors:
+                        one.restore(compare=True)
+                for step in self._leaves:
+                    step()
 
 
 def holds_memory(value: Any) -> bool:

@@ -40,17 +40,30 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "erf": (-1.0, 1.0),
 }
 
+#: Nonlinearities that leave a unit at zero once its input is far enough on the wrong side.
+RECTIFYING = frozenset(
+    [
+        "relu",
+        "relu6",
+        "leaky_relu",
+        "elu",
+        "selu",
+        "celu",
+        "gelu",
+        "silu",
+        "mish",
+        "hardswish",
+        "threshold",
+        "hardshrink",
+        "softshrink",
+        "prelu",
+        "rrelu",
+        "glu",
+    ]
+)
 # Operations that are layers wherever they are called, under the name that records carry.
 _NONLINEAR = [
-    "relu",
-    "relu6",
-    "leaky_relu",
-    "elu",
-    "selu",
-    "celu",
-    "gelu",
-    "silu",
-    "mish",
+    *RECTIFYING,
     "tanh",
     "sigmoid",
     "softplus",
@@ -58,17 +71,10 @@ _NONLINEAR = [
     "logsigmoid",
     "hardtanh",
     "hardsigmoid",
-    "hardswish",
-    "rrelu",
-    "prelu",
-    "glu",
     "softmax",
     "log_softmax",
     "softmin",
     "gumbel_softmax",
-    "threshold",
-    "hardshrink",
-    "softshrink",
     "tanhshrink",
     "layer_norm",
     "batch_norm",
@@ -106,27 +112,6 @@ _LINEAR = [
     "__matmul__",
     "__rmatmul__",
 ]
-#: Nonlinearities that leave a unit at zero once its input is far enough on the wrong side.
-RECTIFYING = frozenset(
-    [
-        "relu",
-        "relu6",
-        "leaky_relu",
-        "elu",
-        "selu",
-        "celu",
-        "gelu",
-        "silu",
-        "mish",
-        "hardswish",
-        "threshold",
-        "hardshrink",
-        "softshrink",
-        "prelu",
-        "rrelu",
-        "glu",
-    ]
-)
 #: Operations whose output has its units in the last dimension (a convolution's are in dimension 1).
 WEIGHTED = frozenset(("linear", "bilinear", "matmul", "mm", "bmm", "addmm", "baddbmm", "einsum", "embedding"))
 

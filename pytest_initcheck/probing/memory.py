@@ -7,21 +7,45 @@ networks do), point a tensor elsewhere (``.data =``, ``set_``), or write through
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import os
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor
+from torch.masked import MaskedTensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 #: A view of less than this share of its memory is copied by itself: a batch of a large data set that is kept in memory.
 _SMALL_PART = 0.25
 
 
+def is_dense(tensor: Tensor) -> bool:
+    """Whether ``tensor`` is one block of numbers with sizes and strides: not sparse, nested, masked or made of others."""
+    return (
+        tensor.layout is torch.strided
+        and not tensor.is_nested
+        and not is_traceable_wrapper_subclass(tensor)
+        and not isinstance(tensor, MaskedTensor)
+    )
+
+
+def parts(tensor: Tensor) -> tuple[Tensor, ...]:
+    """The dense tensors that a sparse one consists of."""
+    if tensor.layout is torch.sparse_coo:
+        return tensor._indices(), tensor._values()
+    if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
+        return tensor.crow_indices(), tensor.col_indices(), tensor.values()
+    if tensor.layout in (torch.sparse_csc, torch.sparse_bsc):
+        return tensor.ccol_indices(), tensor.row_indices(), tensor.values()
+    return ()
+
+
 def holds_values(tensor: Tensor) -> bool:
     """Whether ``tensor`` can be read: its memory is there, and large enough for it."""
     if tensor.is_meta:
         return False
-    if tensor.layout is not torch.strided or is_traceable_wrapper_subclass(tensor):
+    if not is_dense(tensor):
         return True
     if tensor.numel() == 0:
         return True
@@ -33,9 +57,37 @@ def holds_values(tensor: Tensor) -> bool:
 
 def storage_key(tensor: Tensor) -> int | None:
     """Return what is equal for tensors that share memory, ``None`` where that cannot be told."""
-    if tensor.layout is not torch.strided or is_traceable_wrapper_subclass(tensor):
+    if not is_dense(tensor):
         return None
     return int(tensor.untyped_storage()._cdata)
+
+
+def writable(tensors: Iterable[Tensor]) -> list[bool]:
+    """Whether the memory of each tensor may be written to: a file that is mapped read-only ends the process on the first write.
+
+    Torch does not know. The operating system is asked to write each tensor's first byte where it stands: it refuses, and
+    raises no signal.
+    """
+    asked = [t if t.device.type == "cpu" and storage_key(t) is not None and t.numel() else None for t in tensors]
+    if not hasattr(os, "readv"):
+        return [True] * len(asked)
+    out, into = os.pipe()
+    try:
+        return [t is None or not holds_values(t) or _takes_a_byte(t.data_ptr(), out, into) for t in asked]
+    finally:
+        os.close(out)
+        os.close(into)
+
+
+def _takes_a_byte(address: int, out: int, into: int) -> bool:
+    byte = (ctypes.c_char * 1).from_address(address)
+    os.write(into, byte)
+    try:
+        os.readv(out, [byte])
+    except OSError:
+        os.read(out, 1)
+        return False
+    return True
 
 
 class Kept:
@@ -152,12 +204,7 @@ def kept(tensors: Iterable[Tensor], *, apart_from: Iterable[int] = ()) -> list[K
 
 def _equal(one: Tensor, other: Tensor) -> bool:
     # On an accelerator, to ask would be to wait.
-    return (
-        one.device.type == "cpu"
-        and one.layout is torch.strided
-        and one.shape == other.shape
-        and torch.equal(one, other)
-    )
+    return one.device.type == "cpu" and is_dense(one) and one.shape == other.shape and torch.equal(one, other)
 
 
 def _version(tensor: Tensor) -> int:
@@ -165,7 +212,7 @@ def _version(tensor: Tensor) -> int:
 
 
 def _write(target: Tensor, source: Tensor) -> None:
-    if target.layout is torch.strided:
+    if is_dense(target):
         for dim, stride in enumerate(target.stride()):
             if stride == 0 and target.shape[dim] > 1:  # an expanded tensor: one write for all that share the memory
                 target, source = target.narrow(dim, 0, 1), source.narrow(dim, 0, 1)

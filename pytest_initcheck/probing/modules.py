@@ -138,7 +138,7 @@ def tensors(value: Any) -> Iterator[Tensor]:
 
 
 def _tensors(value: Any, seen: set[int], depth: int) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
+    if issubclass(type(value), Tensor):  # a mock says that it is one
         yield value
         return
     if value is None or isinstance(value, str | bytes | int | float | complex | type | nn.Module) or depth > 8:

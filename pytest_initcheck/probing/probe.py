@@ -102,6 +102,7 @@ def run_probe(
     started = time.perf_counter()
     doing("forward")
     subject = subject_of(model, call, guard, seed=seed, mode=mode)
+    trainable = named_trainable(subject.model)  # before the pass, which may add to the model and take from it
     with _uncollected(), subject.watched() as (watch, raw):
         seconds["forward"] = time.perf_counter() - started
         started = time.perf_counter()
@@ -122,7 +123,6 @@ def run_probe(
         started = time.perf_counter()
         half = any(e.dtype is torch.float16 for e in watch.entries) or any(h.dtype is torch.float16 for h in heads)
         scale = float(max(h.numel() for h in heads)) if half else 1.0
-        trainable = named_trainable(subject.model)
         try:
             slopes, cotangents = _backward(
                 heads, loss_value, trainable, call.batch, seed, scale, graph, keep=guard.holds_graph
@@ -224,6 +224,8 @@ def float_outputs(output: Any) -> list[Tensor]:
         if id(tensor) in seen or tensor.numel() == 0 or not holds_values(tensor):
             continue
         seen.add(id(tensor))
+        if tensor.layout is not torch.strided:
+            tensor = tensor.to_dense()
         if tensor.is_complex():
             found.append(torch.view_as_real(tensor.resolve_conj()))
         elif tensor.is_floating_point():
@@ -307,6 +309,8 @@ def _loss_of(loss: Loss | None, raw: Any) -> Tensor | None:
     if not isinstance(value, Tensor) or value.numel() != 1:
         got = f"shape {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
         raise ProbeError(f"the loss must return one scalar tensor (got {got}); reduce it with .mean()")
+    if value.is_complex():
+        raise ProbeError("the loss must return a real number (got a complex one); take .abs() or .real")
     if not value.requires_grad:
         raise ProbeError("the loss does not depend on the output through the autograd graph, so it has no gradient")
     return value

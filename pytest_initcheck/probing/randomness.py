@@ -37,7 +37,7 @@ def is_generator(value: Any) -> bool:
     kinds: tuple[type, ...] = (torch.Generator, random.Random)
     if numpy is not None:
         kinds = (*kinds, numpy.random.RandomState, numpy.random.Generator)
-    return isinstance(value, kinds)
+    return issubclass(type(value), kinds)  # a mock says that it is of a class that it is not of
 
 
 def generator_kept(value: Any) -> Callable[[], Any] | None:

@@ -7,6 +7,7 @@ import copy
 import random
 import sys
 from collections.abc import Collection, Iterator
+from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,11 +15,14 @@ import torch
 from torch import nn
 
 from ..errors import ProbeError
-from ..words import first_line
+from ..words import first_line, named_error
 from .call import Call
 from .guard import Guard, has_lazy
 from .layers import Watch
 from .switches import switches_kept
+
+#: Wrappers that run one module on several devices; that module, ``.module``, is the one that is probed.
+PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +44,10 @@ class Subject:
         switches, graded = switches_kept(), torch.is_grad_enabled()
         try:
             with _eager():
-                return self.model(
-                    *(self.call.args if args is None else args), **(self.call.kwargs if kwargs is None else kwargs)
+                return copy_context().run(  # what it sets in context variables stays there
+                    self.model,
+                    *(self.call.args if args is None else args),
+                    **(self.call.kwargs if kwargs is None else kwargs),
                 )
         finally:
             torch.set_grad_enabled(graded)
@@ -94,7 +100,12 @@ def subject_of(
     """
     ready, unseen = _unwrapped(model, call, guard) if unwrap else (model, [])
     if mode != "as-is":
-        ready.train(mode == "train")
+        try:
+            ready.train(mode == "train")
+        except Exception as error:
+            raise ProbeError(
+                f"train({mode == 'train'}) of {type(ready).__name__} raised {named_error(error)}; mode='as-is' leaves the mode alone"
+            ) from error
     seed_all(seed)
     guard.mark()
     return Subject(ready, call, tuple(unseen))
@@ -112,7 +123,7 @@ def _unwrapped(model: nn.Module, call: Call, guard: Guard) -> tuple[nn.Module, l
     """The module to run, and in words where that is not ``model`` itself."""
     unseen: list[str] = []
     while True:
-        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        if isinstance(model, PARALLEL):
             unseen.append(f"{type(model).__name__}: the module it wraps was probed, on one device")
             model = model.module
         elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):

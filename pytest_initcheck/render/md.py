@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from ..records import Finding, Report
-from ..words import plural
+from ..words import and_more, plural
 from . import bars
 from .code import fitted
 from .text import summary_line
@@ -89,8 +89,7 @@ def _details(report: Report) -> str:
 
 def _finding(f: Finding) -> list[str]:
     where = f" at {_code(f.layers[0])}" if f.layers else ""
-    also = f" (and {len(f.layers) - 1} more)" if len(f.layers) > 1 else ""
-    lines = [f"**{f.severity}** {_code(f.rule)}{where}{also}: {_text(f.summary)}"]
+    lines = [f"**{f.severity}** {_code(f.rule)}{where}{and_more(len(f.layers))}: {_text(f.summary)}"]
     lines += ["", f"Cause: {_text(f.cause)}"] if f.cause else []
     lines += ["", "Fix:", "", _fenced("\n".join(fitted(f.fix, 100)), "python")] if f.fix else []
     lines += ["", f"Silence: {_code(f.silence)}"] if f.silence else []

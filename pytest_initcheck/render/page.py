@@ -13,7 +13,7 @@ from .code import fitted
 from .profile import depth
 from .svg import charts, strips
 from .tables import PARAMETER_COLUMNS, Column, layer_columns
-from .text import summary_line
+from .text import headline
 from .words import brief, counts, setup, shown
 
 if TYPE_CHECKING:
@@ -47,17 +47,15 @@ def fragment(report: Report) -> str:
 def _view(report: Report, anchor: str, *, tables: bool = True) -> dict[str, Any]:
     """What the template shows, as text."""
     points = depth(report)
-    line = summary_line(report)
-    head, _, rest = line.removeprefix(f"{shown(report.model)}: ").partition(":")
+    line = headline(report)
     places = {p.layer.name: i for i, p in enumerate(points)}
     return {
         "anchor": anchor,
         "name": shown(report.model),
         "ok": report.ok,
-        # A model that passes because of fail_on only is not called healthy.
-        "badge": "unhealthy" if not report.ok else "passes" if head.startswith("passes") else "healthy",
-        "verdict": head,
-        "facts": rest.strip(),
+        "badge": line.verdict,
+        "verdict": shown(line.said + (f", {line.counted}" if line.counted else "")),
+        "facts": shown(line.facts),
         "charts": charts(report, points),
         "strips": strips(report),
         "findings": [_finding(f) for f in report.findings if f.severity != "note"],

@@ -70,19 +70,11 @@ LAYER_COLUMNS = (
 _LAYER_PRIORITY = ("kind", "std", "varies", "shape", "zeros", "next", "mean", "max", "min", "dead", "saturated")
 
 
-def _origin(text: str) -> str:
-    """The scheme if it has a name, else the distribution, without its numbers."""
-    drawn, _, scheme = text.partition(" = ")
-    if drawn.endswith("too few values to tell"):
-        return "too few to tell"
-    return scheme.partition(",")[0].partition(":")[0] or drawn.partition(", std")[0] or "-"
-
-
 PARAMETER_COLUMNS = (
     Column("parameter", lambda r: r.name, words=True, needed=True),
     Column("role", lambda r: r.role, words=True),
     Column("shape", _shape, lambda r: r.value.count if r.value else 0, words=True),
-    Column("drawn from", lambda r: _origin(r.drawn_from), words=True),
+    Column("drawn from", lambda r: r.origin or "-", words=True),
     Column("fan in", lambda r: "-" if r.fan_in is None else str(r.fan_in), lambda r: r.fan_in),
     _stat("RMS", "value", "rms", needed=True),
     _stat("mean", "value", "mean"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 from ..records import Finding, Report
 from ..words import further, plural, some
@@ -41,8 +42,8 @@ def summary_line(report: Report, *, width: int = LINE, ascii: bool = False) -> s
         width: a healthy report leaves facts out rather than say more than this behind its name.
         ascii: escape what is not ASCII.
     """
-    verdict, rest = _headline(report, width)
-    return shown(f"{report.model}: {verdict}{rest}", ascii=ascii)
+    line = headline(report, width)
+    return shown(f"{report.model}: {line.said}{line.behind}", ascii=ascii)
 
 
 def terminal(report: Report, *, verbose: int = 0, color: bool = False, width: int = 80, ascii: bool = False) -> str:
@@ -56,9 +57,9 @@ def terminal(report: Report, *, verbose: int = 0, color: bool = False, width: in
         ascii: write ASCII only, for streams that can show no other.
     """
     ink, prose = _Ink(color), min(width, PROSE)
-    verdict, rest = _headline(report, max(width, LINE))
+    line = headline(report, max(width, LINE))
     style = "healthy" if report.ok else "error"
-    head = f"{ink(shown(report.model) + ':', 'bold')} {ink(verdict, style)}{shown(rest)}"
+    head = f"{ink(shown(report.model) + ':', 'bold')} {ink(line.said, style)}{shown(line.behind)}"
     blocks = [head, *_findings(report, verbose, ink, prose)]
     if not report.ok or verbose:
         blocks.append(bars.profile(report, width=width, ascii=ascii, ink=ink))
@@ -85,7 +86,7 @@ def overview(rows: Iterable[tuple[str, Report | str]], *, width: int = 80, ascii
         verdicts.append(
             tables.Verdict(
                 name,
-                _headline(found, LINE)[0].removesuffix(" init"),
+                headline(found).verdict,
                 _where(told[0]) + more if told else "-",
                 layers=sum(1 for x in found.layers.values() if x.leaf and x.activation.count),
                 parameters=sum(p.value.count for p in found.parameters.values() if p.value is not None),
@@ -98,31 +99,53 @@ def overview(rows: Iterable[tuple[str, Report | str]], *, width: int = 80, ascii
 # -- the first line
 
 
-def _headline(report: Report, width: int) -> tuple[str, str]:
-    """The verdict in words, and what follows it on the line."""
+@dataclass(frozen=True, slots=True)
+class Headline:
+    """The first line of a report, in parts.
+
+    Attributes:
+        verdict: ``"healthy"``, ``"unhealthy"``, or ``"passes"`` where only ``fail_on`` lets it.
+        counted: what is said of the findings of a model that passes, or ``""``.
+        facts: the finding that stands for all, or what a healthy model says of itself.
+    """
+
+    verdict: str
+    counted: str = ""
+    facts: str = ""
+
+    @property
+    def said(self) -> str:
+        """The verdict in words."""
+        return self.verdict if self.verdict == "passes" else f"{self.verdict} init"
+
+    @property
+    def behind(self) -> str:
+        """What follows the verdict on the line."""
+        return (f", {self.counted}" if self.counted else "") + (f": {self.facts}" if self.facts else "")
+
+
+def headline(report: Report, width: int = LINE) -> Headline:
+    """Return the first line of ``report`` in parts; a healthy one leaves facts out rather than grow longer than ``width``."""
     bad = failing(report)
     if not report.ok:
         shown_first = bad or report.findings
-        if not shown_first:
-            return "unhealthy init", ""
-        more = further(len(bad))
-        return "unhealthy init", f": {_where(shown_first[0])}{more}"
+        return Headline("unhealthy", facts=f"{_where(shown_first[0])}{further(len(bad))}" if shown_first else "")
     open_findings = [f for f in report.findings if f.severity != "note"]
     if open_findings:
         # Passes because of fail_on only: not called healthy where an error was found.
-        verdict = "passes" if any(f.severity == "error" for f in open_findings) else "healthy init"
-        more = further(len(open_findings))
+        verdict = "passes" if any(f.severity == "error" for f in open_findings) else "healthy"
         reason = f"fail_on={report.fail_on}, " if verdict == "passes" else ""
-        return verdict, f", {reason}{', '.join(counts(open_findings))}: {_where(open_findings[0])}{more}"
+        told = f"{_where(open_findings[0])}{further(len(open_findings))}"
+        return Headline(verdict, f"{reason}{', '.join(counts(open_findings))}", told)
     counted = counts(report.findings) + ([f"{len(report.ignored)} silenced"] if report.ignored else [])
-    said = "healthy init: "
-    for i, fact in enumerate(_facts(report)):
-        piece = f", {fact}" if i else fact
-        if len(said + piece) > width:
+    left = width - len("healthy init: ")
+    facts = ""
+    for fact in _facts(report):
+        more = f"{facts}, {fact}" if facts else fact
+        if len(more) > left:
             break
-        said += piece
-    verdict, _, facts = said.partition(":")
-    return verdict, f":{facts}" + (f" ({', '.join(counted)})" if counted else "")
+        facts = more
+    return Headline("healthy", facts=facts + (f" ({', '.join(counted)})" if counted else ""))
 
 
 def _where(finding: Finding) -> str:

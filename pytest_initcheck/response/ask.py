@@ -155,6 +155,8 @@ def _calmed(push: Push, sensitivity: float) -> float:
     """
     best = sensitivity
     weights = [p for p in push.parameters.values() if p.ndim > 1]
+    if not weights:  # those that are too large are frozen, or none is trained but vectors
+        return best
     with torch.no_grad():
         for _ in range(5):
             torch._foreach_mul_([w.data for w in weights], 0.5)

@@ -75,9 +75,10 @@ def _features(push: Push, generator: torch.Generator) -> Tensor:
             flat = torch.cos(flat * 12.9898 + torch.arange(flat.shape[1]) * 78.233)
         flat = torch.nan_to_num(flat, 0.0, 0.0, 0.0)
         total += flat @ torch.randn(flat.shape[1], TARGET_RANK, generator=generator)
+    level = rms(total)
     total = total - total.mean(0)
     spread = rms(total)
-    if spread == 0:
+    if spread <= thresholds.BLIND * level:  # of samples that are equal, rounding alone is left
         return torch.randn(batch, TARGET_RANK, generator=generator)
     return 2 * total / spread
 

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 
 from ..probing import statistics
+from ..probing.call import with_items
 from ..probing.guard import Guard
+from ..probing.memory import is_dense
 from ..probing.probe import Probed, named_trainable
 from ..probing.statistics import own_seed
 
@@ -53,6 +55,7 @@ class Push:
 def push_of(probed: Probed, guard: Guard, *, seed: int = 0) -> Push:
     """Return what pushes ``probed.model``; ``guard`` undoes whatever is done to it."""
     guard.backup_parameters()
+    guard.rewind()
     seed = own_seed(seed)
     return Push(probed, guard, named_trainable(probed.model), _disturber(probed, seed), seed)
 
@@ -83,16 +86,12 @@ def replaced(value: Any, swap: dict[int, Tensor]) -> Any:
     """Return nested arguments with the tensors in ``swap`` (by ``id``) exchanged."""
     if isinstance(value, Tensor):
         return swap.get(id(value), value)
-    if type(value) is dict:
-        return {k: replaced(v, swap) for k, v in value.items()}
-    if type(value) in (list, tuple):
-        return type(value)(replaced(v, swap) for v in value)
-    return value
+    return with_items(value, lambda v: replaced(v, swap)) if isinstance(value, Mapping | tuple | list) else value
 
 
 def _disturbable(tensor: Tensor) -> bool:
     """Whether ``tensor`` is a signal: floating, finite, and not a mask of two values."""
-    if not tensor.is_floating_point() or tensor.numel() < 2 or tensor.is_inference():
+    if not is_dense(tensor) or not tensor.is_floating_point() or tensor.numel() < 2 or tensor.is_inference():
         return False
     flat = tensor.detach().reshape(-1)
     low, high = torch.aminmax(flat)

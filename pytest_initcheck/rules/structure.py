@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from .. import thresholds
 from ..records import Finding, ParameterRecord
-from ..words import number
+from ..words import and_more, number
 from .named import inside
 from .registry import Case, finding, rule
 
@@ -41,8 +41,7 @@ def duplicate_units(case: Case) -> Iterator[Finding]:
         "duplicate-units",
         "error",
         names,
-        f"{number(100 * twins[0].twin_rows)} % of the units of {names[0]} have an exact twin"
-        + (f" (and {len(names) - 1} more weights)" if len(names) > 1 else ""),
+        f"{number(100 * twins[0].twin_rows)} % of the units of {names[0]} have an exact twin{and_more(len(names), 'more weights')}",
         evidence={"share": twins[0].twin_rows, "weights": len(names)},
         cause="the weight is one constant" if constant else "the rows of the weight are copies of each other",
     )
@@ -122,8 +121,7 @@ def gain_mismatch(case: Case) -> Iterator[Finding]:
         "gain-mismatch",
         "warning",
         [s.name for s in off],
-        f"{off[0].name} stands out by x{number(off[0].factor)}"
-        + (f" (and {len(off) - 1} more)" if len(off) > 1 else ""),
+        f"{off[0].name} stands out by x{number(off[0].factor)}{and_more(len(off))}",
         evidence={"decades": off[0].decades, "expected_std": off[0].expected},
         cause=off[0].cause,
     )
@@ -145,8 +143,7 @@ def nonzero_bias(case: Case) -> Iterator[Finding]:
             "nonzero-bias",
             "warning",
             [s.name for s in off],
-            f"{off[0].name} starts at RMS {number(off[0].rms)} (below {number(thresholds.LARGE_BIAS)})"
-            + (f" (and {len(off) - 1} more)" if len(off) > 1 else ""),
+            f"{off[0].name} starts at RMS {number(off[0].rms)} (below {number(thresholds.LARGE_BIAS)}){and_more(len(off))}",
             evidence={"biases": len(off)},
             cause=off[0].cause,
         )

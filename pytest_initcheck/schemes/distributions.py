@@ -24,6 +24,8 @@ RARE = 1e-6
 CUTS = (2.0, 3.0)
 #: A std this near to a scheme's, or within its sampling error, is the scheme's.
 NEAR = 0.02
+#: Kinds that other numbers tell in full.
+_WITHOUT_STD = frozenset(("constant", "identity", "orthogonal", "delta_orthogonal", "uniform"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,30 +111,41 @@ class Named:
     @property
     def short(self) -> str:
         """The scheme if it has a name, else the kind; "default" is PyTorch's own of such a layer."""
-        if self.standard is None:
-            return "too few to tell" if self.kind == "too few" else self._text().partition(", std")[0]
-        return f"{self._times}{'default' if self.standard.default else self.standard.call}"
+        default = self.standard is not None and self.standard.default
+        return f"{self._times}default" if default else self.label
+
+    @property
+    def label(self) -> str:
+        """The scheme as one would call it if it has a name, else the kind."""
+        return self._kind if self.standard is None else f"{self._times}{self.standard.call}"
 
     @property
     def _times(self) -> str:
         return "" if abs(self.ratio - 1) <= max(NEAR, 4 * self.error) else f"{self.ratio:.3g} x "
 
     def _text(self) -> str:
-        about = f"mean {self.mean:.3g}, " if self.mean else ""
+        if self.kind == "too few":
+            return f"{f'mean {self.mean:.3g}, ' if self.mean else ''}std {self.std:.3g}, too few values to tell"
+        return self._kind if self.kind in _WITHOUT_STD else f"{self._kind}, std {self.std:.3g}"
+
+    @property
+    def _kind(self) -> str:
+        """The kind in words, with all numbers but the std."""
+        about = f", mean {self.mean:.3g}" if self.mean else ""
         if self.kind == "constant":
             return {0.0: "zeros", 1.0: "ones"}.get(self.value or 0.0, f"constant {self.value:.4g}")
         if self.kind == "too few":
-            return f"{about}std {self.std:.3g}, too few values to tell"
+            return "too few to tell"
         if self.kind == "other":
-            return f"no distribution with a name, {about}std {self.std:.3g}"
+            return f"no distribution with a name{about}"
         if self.kind in ("identity", "orthogonal", "delta_orthogonal"):
             return f"{self.kind.replace('_', '-')}, gain {self.value:.3g}"
         if self.kind == "uniform":
             middle = f"{self.mean:.3g} " if self.mean else ""
             return f"uniform {middle}+-{self.bound:.3g}"
         if self.kind == "truncated_normal":
-            return f"normal cut at +-{self.bound:.3g}, {about}std {self.std:.3g}"
-        return f"{self.kind}, {about}std {self.std:.3g}"
+            return f"normal cut at +-{self.bound:.3g}{about}"
+        return f"{self.kind}{about}"
 
 
 def name_distribution(

@@ -45,6 +45,12 @@ class Draw:
         return replace(self, std=self.std * factor, value=self.value * factor, why=reason)
 
     def __str__(self) -> str:
+        told = self.kind in ("constant", "gates", "orthogonal", "delta_orthogonal", "identity", "uniform")
+        return self.label if told else f"{self.label}, std {self.std:.4g}"
+
+    @property
+    def label(self) -> str:
+        """What it draws in words, without the std."""
         if self.kind == "constant":
             return {0.0: "zeros", 1.0: "ones"}.get(self.value, f"constant {self.value:g}")
         if self.kind == "gates":
@@ -53,8 +59,7 @@ class Draw:
             return f"{self.kind.replace('_', '-')}, gain {self.value:.4g}"
         if self.kind == "uniform":
             return f"uniform in +-{self.std * math.sqrt(3):.4g}"
-        words = {"truncated_normal": "normal cut at +-2 std", "sparse": "sparse normal"}.get(self.kind, self.kind)
-        return f"{words}, std {self.std:.4g}"
+        return {"truncated_normal": "normal cut at +-2 std", "sparse": "sparse normal"}.get(self.kind, self.kind)
 
     def code(self, target: str, *, out_dim: int = 0, in_dim: int = 1, groups: int = 1) -> str:
         """Return lines of Python that draw it into ``target``, with the names ``torch`` and ``nn``."""

@@ -20,9 +20,10 @@ from ..probing.guard import untouched
 from ..probing.modules import held_by
 from .auto import Values
 from .choices import chooser, scheme_called
-from .distributions import Named, name_distribution
+from .distributions import Named
 from .draws import Draw, fill_
 from .lsuv import calibrate
+from .origins import origin
 from .places import Place, Wiring, module_wiring, read_wiring
 from .plan import Change, Plan
 
@@ -210,24 +211,10 @@ def _plan(
             draw, why = choosers[chosen](place)
         if draw is not None:
             _writable(model, place)
-        origin = _origin(tensor, place) if origins else None
-        changes.append(Change(place, draw, why, before=values[place.name].rms, origin=origin))
+        told = origins and tensor.is_floating_point() and tensor.numel() > 0
+        drawn = origin(tensor, place, place.use) if told else None
+        changes.append(Change(place, draw, why, before=values[place.name].rms, origin=drawn))
     return changes
-
-
-def _origin(tensor: Tensor, place: Place) -> Named | None:
-    if not tensor.is_floating_point() or not tensor.numel():
-        return None
-    use = place.use
-    return name_distribution(
-        tensor.detach(),
-        fan_in=place.fan_in,
-        fan_out=place.fan_out,
-        followed_by=place.followed_by,
-        out_dim=use.out_dim,
-        in_dim=use.in_dim,
-        groups=use.groups,
-    )
 
 
 def _matches(place: Place, patterns: Iterable[str]) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 from torch.nn.parameter import UninitializedParameter
@@ -43,7 +43,6 @@ class Place:
         branch: for a weight on a residual branch, how many weights stand in a row on that branch; 0 elsewhere.
         omega: constant factor between it and a sine behind it.
         aliases: further names of the same tensor.
-        trained: whether it requires a gradient.
     """
 
     name: str
@@ -63,7 +62,6 @@ class Place:
     branch: int = 0
     omega: float = 1.0
     aliases: tuple[str, ...] = ()
-    trained: bool = True
     made_by: Maker = ""
 
     @property
@@ -184,7 +182,6 @@ def _places(model: nn.Module, uses: Mapping[str, Use]) -> Iterator[tuple[str, Pl
                 fan_in=fan_in,
                 fan_out=fan_out,
                 aliases=tuple(n for n in every[id(p)] if n != held.direction),
-                trained=any(parameters[n].requires_grad for n in held.parameters),
                 made_by=held.made_by,
             ),
         )
@@ -206,14 +203,8 @@ def _read(model: nn.Module, watch: Watch, graph: Graph) -> Wiring:
         # The steps of a recurrent layer are sums, too, but no branches that somebody adds to a stream.
         closes, normed = (False, False) if place.use.cell else reading.closing(nodes)
         followed = seen.parameters.get(direction)
-        places[name] = Place(
-            name=name,
-            parameters=place.parameters,
-            kind=place.kind,
-            shape=place.shape,
-            use=place.use,
-            fan_in=place.fan_in,
-            fan_out=place.fan_out,
+        places[name] = replace(
+            place,
             followed_by=followed,
             reached=any(graph.reaches(parameters[n]) for n in place.parameters),
             first=weight and bool(nodes) and not any(reading.reads_weights(n) for n in nodes),
@@ -223,9 +214,6 @@ def _read(model: nn.Module, watch: Watch, graph: Graph) -> Wiring:
             gates=followed == "sigmoid" and reading.gates(nodes),
             branch=0 if place.use.cell else max((reading.inside.get(n, 0) for n in nodes), default=0),
             omega=seen.factors.get(direction, 1.0) if followed == "sin" else 1.0,
-            aliases=place.aliases,
-            trained=place.trained,
-            made_by=place.made_by,
         )
     norms = any(p.role == "norm-scale" for p in places.values()) or any(nonlinearity(n) == "norm" for n in graph.nodes)
     return Wiring(places, branches=len(reading.closed), norms=norms)

@@ -12,6 +12,7 @@ from typing import Any
 from tabulate import tabulate
 
 from ..records import plain
+from ..words import digits
 from .distributions import Named
 from .draws import Draw
 from .places import Place
@@ -56,9 +57,7 @@ class Change:
     @property
     def becomes(self) -> str:
         """What the values will be, in words."""
-        if self.draw is None:
-            return "left alone"
-        return str(self.draw).partition(", std")[0]
+        return "left alone" if self.draw is None else self.draw.label
 
     def code(self) -> str:
         """Return lines of Python that do it, with the names ``model``, ``torch`` and ``nn``; ``""`` for nothing."""
@@ -144,9 +143,9 @@ class Plan:
         for c in self.changes:
             is_now = "" if c.origin is None else _cut(c.origin.short, max(20, width // 4))
             number = numbers.setdefault(c.why, len(numbers) + 1)
-            after = "" if c.draw is None else _number(c.after)
+            after = "" if c.draw is None else digits(c.after)
             name = c.name if len(c.name) <= longest else f"...{c.name[3 - longest :]}"
-            rows.append([name, is_now, _number(c.before), _cut(c.becomes, max(20, width // 4)), after, number])
+            rows.append([name, is_now, digits(c.before), _cut(c.becomes, max(20, width // 4)), after, number])
         heads = ["parameter", "is", "std", "becomes", "std", "why"]
         shown = [i for i, head in enumerate(heads) if head != "is" or any(r[1] for r in rows)]
         text = tabulate(
@@ -208,10 +207,6 @@ class Plan:
                 *(("", *(textwrap.fill(n, width) for n in self.notes)) if self.notes else ()),
             ]
         )
-
-
-def _number(value: float) -> str:
-    return "?" if math.isnan(value) else f"{value:.3g}"
 
 
 def _cut(line: str, width: int) -> str:

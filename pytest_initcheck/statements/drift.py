@@ -17,6 +17,7 @@ from functools import lru_cache
 from typing import Literal
 
 from ..records import ParameterRecord
+from ..words import digits
 
 Kind = Literal["added", "removed", "dtype", "shape", "not finite", "constant", "std", "mean"]
 
@@ -239,7 +240,7 @@ def _constants(name: str, was: Sample, now: Sample) -> list[Drift]:
             return []
         if math.prod(was.shape) == 1 and not (was.constant.is_integer() or now.constant.is_integer()):
             return []  # one number may be drawn or set; only a whole one was certainly not drawn
-        text = f"{_number(now.constant)} was {_number(was.constant)}"
+        text = f"{digits(now.constant)} was {digits(was.constant)}"
         return [Drift(name, "constant", text, was.constant, now.constant)]
     return [Drift(name, "constant", f"{_values(now)} was {_values(was)}", was.std, now.std)]
 
@@ -250,19 +251,19 @@ def _draws(name: str, was: Sample, now: Sample, alpha: float) -> list[Drift]:
     p = chance(t, freedom)
     if p < alpha:
         allowed = math.expm1(math.asinh(limit(alpha, freedom) / math.sqrt(freedom)))
-        text = f"std {_number(now.std)} was {_number(was.std)} (x{_factor(now.std / was.std)}, beyond ±{100 * allowed:.2g} % sampling error)"
+        text = f"std {digits(now.std)} was {digits(was.std)} (x{_factor(now.std / was.std)}, beyond ±{100 * allowed:.2g} % sampling error)"
         found.append(Drift(name, "std", text, was.std, now.std, allowed, p))
     t, freedom = mean_test(was, now)
     p = chance(t, freedom)
     if p < alpha:
         allowed = limit(alpha, freedom) * abs((now.mean - was.mean) / t)
-        text = f"mean {_number(now.mean)} was {_number(was.mean)} (beyond ±{allowed:.2g} sampling error)"
+        text = f"mean {digits(now.mean)} was {digits(was.mean)} (beyond ±{allowed:.2g} sampling error)"
         found.append(Drift(name, "mean", text, was.mean, now.mean, allowed, p))
     return found
 
 
 def _values(sample: Sample) -> str:
-    return f"std {_number(sample.std)}" if sample.constant is None else f"all {_number(sample.constant)}"
+    return f"std {digits(sample.std)}" if sample.constant is None else f"all {digits(sample.constant)}"
 
 
 def _factor(ratio: float) -> str:
@@ -276,7 +277,3 @@ def _form(sample: Sample) -> str:
 
 def _shape(sample: Sample) -> str:
     return "x".join(map(str, sample.shape)) or "scalar"
-
-
-def _number(value: float) -> str:
-    return f"{value:.3g}"

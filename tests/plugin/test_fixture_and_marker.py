@@ -112,6 +112,23 @@ def test_bad_marker_is_found_at_collection(pytester: pytest.Pytester, marker: st
     result.stderr.fnmatch_lines([f"ERROR: test_it.py::test_marked: {message}"])
 
 
+def test_a_setting_that_is_wrong_at_import_is_found_where_it_is_written(pytester: pytest.Pytester, all_of_torch: None):
+    # It is raised deep in the package, whose frames are not the user's, whatever folder of it they are in.
+    pytester.makepyfile(
+        test_it="""
+        import torch
+        from pytest_initcheck import check_init
+
+        check_init(torch.nn.Linear(8, 8), "8xQ")
+        """
+    )
+
+    result = pytester.runpytest()
+
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: test_it.py:4: input '8xQ' is not a shape: *"])
+
+
 @pytest.mark.parametrize(
     ("decorator", "message"),
     [

@@ -428,6 +428,9 @@ SKIPPED = {
     ),
     "model = Healthy()\n    model.forward = lambda x: x\n    model(X)": "Healthy: its forward is set on the object, not by its class",
     "model = Healthy()\n    model.part = Mock()\n    model(X)": "Healthy: parts of it are mocked",
+    "model = Healthy()\n    model.steps = [iter([1])]\n    model(X)": (
+        "Healthy: it reaches a list_iterator, in which a further pass would leave a trace"
+    ),
     "Takes()(iter([X]))": "Takes: its inputs hold a list_iterator, which a further pass might change",
     "Healthy().requires_grad_(False)(X)": "Healthy: no parameter of Healthy requires a gradient, so there is nothing to *",
     "Whole()(X)": "Whole: Whole returned no floating-point tensor (but Tensor), so nothing can be pulled back",
