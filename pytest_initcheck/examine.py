@@ -18,14 +18,19 @@ from .models.inputs import resolve_inputs
 from .phases import doing, told_to
 from .probing.call import Call
 from .probing.guard import untouched
+from .probing.maker import maker_of, singular_of
 from .probing.memory import is_dense
-from .probing.probe import histograms, run_probe, sample_dim
+from .probing.modules import shared_modules
+from .probing.probe import Probed, histograms, run_probe, sample_dim
 from .probing.subject import PARALLEL
-from .records import ConstructionFault, Finding, Report, Trace
-from .response.ask import ask
+from .records import ConstructionFault, Finding, NotFinite, Report, Trace
+from .response.again import arrives
+from .response.ask import ask, unanswered
 from .response.perturb import push_of
 from .response.recurrence import carried, shut_gates
+from .response.rounding import rounding_only
 from .response.scale import Scales, scales
+from .response.strays import strays
 from .response.unreached import unreached_reasons
 from .rules.blame import candidates
 from .rules.culprits import suspects, typical_deviation
@@ -33,9 +38,12 @@ from .rules.named import worst_layers
 from .schemes.fill import initialize
 from .schemes.origins import drawn_from
 from .settings import Settings
-from .words import first_line
+from .words import first_line, some
 
 Loss = Callable[[Any], Tensor]
+
+#: So many more seeds are tried where layers that are dropped at random leave a function that does not answer.
+OTHER_SEEDS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +74,13 @@ class Measured:
         subject: the model, or a copy on the device and in the dtype asked for.
         call: how it was called.
         case: what the rules judge.
+        dropped: parameters that this pass did not use and another would, of a function that does not answer.
     """
 
     subject: nn.Module
     call: Call
     case: rules.Case
+    dropped: tuple[str, ...] = ()
 
 
 def examine(model: nn.Module, request: Request, faults: Mapping[str, ConstructionFault] | None = None) -> Report:
@@ -88,6 +98,10 @@ def examine(model: nn.Module, request: Request, faults: Mapping[str, Constructio
     measured = _measured_in_any_format(model, request, faults or {})
     case, settings = measured.case, request.settings
     names = [*case.trace.layers, *case.trace.parameters, *case.unwritten]
+    names += [
+        *([case.not_finite.layer] if case.not_finite and case.not_finite.layer else []),
+        *(s.name for s in case.strays),
+    ]
     for setting in ("ignore", "select"):
         rules.validate(getattr(settings, setting), setting=setting, layers=names, known=request.extra_rules)
     findings, ignored = rules.judge(case, extra=request.extra_rules)
@@ -126,6 +140,21 @@ def _measured_in_any_format(model: nn.Module, request: Request, faults: Mapping[
 
 
 def _measured(model: nn.Module, request: Request, faults: Mapping[str, ConstructionFault]) -> Measured:
+    """What was measured, with another seed where the first dropped so much at random that nothing was left to judge."""
+    settings = request.settings
+    found = _measured_once(model, request, faults)
+    for further in range(1, OTHER_SEEDS + 1):
+        if not found.dropped:
+            break
+        told = f"seed {found.case.trace.seed}: {some(found.dropped)} did not take part in the pass; measured with another seed"
+        other = replace(request, settings=replace(settings, seed=settings.seed + 1000 * further))
+        found = _measured_once(model, other, faults)
+        trace = replace(found.case.trace, unseen=(*found.case.trace.unseen, told))
+        found = replace(found, case=replace(found.case, trace=trace, settings=settings))
+    return found
+
+
+def _measured_once(model: nn.Module, request: Request, faults: Mapping[str, ConstructionFault]) -> Measured:
     """Everything that touches the model, inside the guard that leaves no trace."""
     settings, loss = request.settings, request.loss
     subject = _placed(model, settings)
@@ -137,6 +166,7 @@ def _measured(model: nn.Module, request: Request, faults: Mapping[str, Construct
         guard.backup_parameters()  # a forward pass may write to its own weights
         probed = run_probe(subject, call, guard=guard, loss=loss, seed=settings.seed, mode=settings.mode)
         trace = probed.trace
+        not_finite = _not_finite(probed, loss)
         doing("response")
         push = push_of(probed, guard, seed=settings.seed)
         answer = ask(
@@ -164,6 +194,12 @@ def _measured(model: nn.Module, request: Request, faults: Mapping[str, Construct
         missing = [name for name, p in parameters.items() if p.requires_grad and not p.reached]
         called = {layer.module for layer in trace.layers.values()}
         unreached = unreached_reasons(probed.model, push, missing, called)
+        left_out = [name for name, reason in unreached.items() if reason == "unused"]
+        dropped = tuple(sorted(arrives(push, left_out))) if left_out and unanswered(answer.response) else ()
+        stray = strays(push)
+        dead = [name for name, wakes in answer.wakes.items() if not wakes]
+        absent = frozenset(arrives(push, dead)) if dead else frozenset()
+        rounding = {} if not answer.response.movement or unanswered(answer.response) else rounding_only(push, trace)
         memory, unasked = carried(probed.model, seed=settings.seed)
         gates = shut_gates(probed.model, seed=settings.seed)
     trace = replace(
@@ -173,8 +209,31 @@ def _measured(model: nn.Module, request: Request, faults: Mapping[str, Construct
         equal_samples=alike,
         loss_of_zero_output=nothing,
     )
-    case = rules.Case(trace, reply, settings, unreached, faults, suspects(trace), memory, gates)
-    return Measured(subject, given, case)
+    case = rules.Case(
+        trace,
+        reply,
+        settings,
+        unreached,
+        faults,
+        suspects(trace),
+        memory,
+        gates,
+        not_finite=not_finite,
+        strays=stray,
+        absent=absent,
+        rounding=rounding,
+        shared=shared_modules(probed.model),
+    )
+    return Measured(subject, given, case, dropped)
+
+
+def _not_finite(probed: Probed, loss: Loss | None) -> NotFinite | None:
+    """What made the output, or else a gradient, not finite; asked only where one is."""
+    trace = probed.trace
+    if trace.output is not None and not trace.output.finite:
+        return maker_of(probed)
+    sound = all(p.gradient is None or p.gradient.finite for p in trace.parameters.values())
+    return None if sound else singular_of(probed, loss)
 
 
 def _not_judged(call: Call) -> list[str]:

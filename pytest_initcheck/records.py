@@ -243,6 +243,42 @@ class ConstructionFault:
 
 
 @dataclass(frozen=True, slots=True)
+class Stray:
+    """A tensor that requires a gradient, and gets one, but is not among ``model.parameters()``.
+
+    Attributes:
+        name: what it would be called if it were registered, where the model holds it; else the module that uses it.
+        where: ``"held"`` by the model past its registers, ``"outside"`` of the model, or ``"made"`` anew in every pass.
+        holder: what holds it, in words: ``"a plain dict"``.
+        shape: shape.
+        varied: whether its values differ from one another.
+    """
+
+    name: str
+    where: Literal["held", "outside", "made"]
+    holder: str
+    shape: tuple[int, ...]
+    varied: bool
+
+
+@dataclass(frozen=True, slots=True)
+class NotFinite:
+    """What first made a number that is not finite, of those that reach the output.
+
+    Attributes:
+        layer: layer, or ``module:operation``, in which it happened; name of the parameter or buffer that held it.
+        operation: the operation; ``""`` where it was there before.
+        what: what happened, in words: ``"log of a negative number (-0.3)"``.
+        overflow: whether the signal was too large for its format, rather than outside of the operation's domain.
+    """
+
+    layer: str
+    operation: str
+    what: str
+    overflow: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Trace:
     """Everything that one probe recorded.
 

@@ -92,6 +92,33 @@ class Spare(nn.Module):
         return self.fc(x) + self.aside(x) if both else self.fc(x)
 
 
+class Listed(nn.Module):
+    """Layers in a container, which registers them or does not."""
+
+    def __init__(self, container: Callable[[Any], Any]) -> None:
+        super().__init__()
+        self.first, self.rest = nn.Linear(64, 64), container([nn.Linear(64, 64)])
+        self.last = nn.Linear(64, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.rest[0](self.first(x).relu()).relu())
+
+
+class Routed(nn.Module):
+    """Four experts, of which the best ``k`` are mixed by weights that sum to one."""
+
+    def __init__(self, k: int) -> None:
+        super().__init__()
+        self.gate, self.k = nn.Linear(64, 4, bias=False), k
+        self.experts = nn.ModuleList(nn.Linear(64, 8) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight, index = self.gate(x).softmax(-1).topk(self.k)
+        weight = weight / weight.sum(-1, keepdim=True)
+        every = torch.stack([e(x) for e in self.experts], 1)
+        return (weight[..., None] * every.gather(1, index[..., None].expand(-1, -1, 8))).sum(1)
+
+
 class Recurrent(nn.Module):
     def __init__(self, gates: float, weight: float = 1.0) -> None:
         super().__init__()
@@ -126,6 +153,16 @@ def cloned(*, deep: bool) -> nn.Module:
     return nn.Sequential(
         layer, nn.Tanh(), copies[0], nn.Tanh(), copies[1], nn.Tanh(), copies[2], nn.Tanh(), nn.Linear(64, 4)
     )
+
+
+def linears(n: int) -> list[nn.Module]:
+    return [nn.Linear(64, 64) for _ in range(n)]
+
+
+def repeated(layers: Callable[[int], list[nn.Module]]) -> nn.Sequential:
+    """Four layers, whatever ``layers`` makes of that."""
+    made = layers(4)
+    return nn.Sequential(*made, nn.Linear(64, 4))
 
 
 def frozen(*, everything_else: bool) -> nn.Module:
@@ -232,6 +269,7 @@ SICK_AND_TWIN: dict[str, tuple[str, Callable[[], Any], Callable[[], Any], dict[s
         {"inputs": SEQUENCE},
     ),
     "no-gradient": ("error", lambda: Cut(detach=True), lambda: Cut(detach=False), {}),
+    "unregistered-parameter": ("warning", lambda: Listed(list), lambda: Listed(nn.ModuleList), {}),
     "frozen-parameter": (
         "warning",
         lambda: frozen(everything_else=False),
@@ -239,6 +277,7 @@ SICK_AND_TWIN: dict[str, tuple[str, Callable[[], Any], Callable[[], Any], dict[s
         {},
     ),
     "blocked-gradient": ("error", lambda: Residual(0.0, 0.0), lambda: Residual(1.0, 0.0), {}),
+    "rounding-gradient": ("warning", lambda: Routed(1), lambda: Routed(2), {}),
     "closed-gate": ("note", lambda: Residual(1.0, 0.0), lambda: Residual(1.0, 1.0), {}),
     "duplicate-units": (
         "error",
@@ -247,6 +286,7 @@ SICK_AND_TWIN: dict[str, tuple[str, Callable[[], Any], Callable[[], Any], dict[s
         {},
     ),
     "cloned-layers": ("note", lambda: cloned(deep=True), lambda: cloned(deep=False), {}),
+    "shared-module": ("note", lambda: repeated(lambda n: [nn.Linear(64, 64)] * n), lambda: repeated(linears), {}),
     "gain-mismatch": (
         "warning",
         lambda: edited(mlp(), "4.weight", lambda w: w.mul_(10)),

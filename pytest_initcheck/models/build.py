@@ -6,9 +6,11 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from .. import thresholds
 from ..errors import InitcheckError, ProbeError
@@ -39,7 +41,42 @@ def build(factory: Factory, seed: int) -> tuple[nn.Module, dict[str, Constructio
             raise ProbeError(f"the factory raised {type(error).__name__}: {message}") from error
     if not isinstance(model, nn.Module):
         raise ProbeError(f"the factory must return an nn.Module (it returned {type(model).__name__})")
-    return model, unwritten(model)
+    found = unwritten(model)
+    return model, _without_computed(model, factory, seed, found) if found else found
+
+
+def _without_computed(
+    model: nn.Module, factory: Factory, seed: int, found: dict[str, ConstructionFault]
+) -> dict[str, ConstructionFault]:
+    """``found`` less what the constructor computed: built with another filling, it holds the same NaN again."""
+    try:
+        with seeded(seed), _OtherFilling():  # type: ignore[no-untyped-call]  # torch leaves it unannotated
+            again = dict(_tensors_of(factory()))
+    except Exception:  # a factory that works once
+        return found
+    held = dict(_tensors_of(model))
+
+    def computed(name: str) -> bool:
+        one, two = held[name].detach(), again[name].detach() if name in again else None
+        if two is None or two.shape != one.shape or two is one:
+            return False
+        return bool((_is_filling(one) & ~_is_filling(two)).sum() == 0)
+
+    return {name: fault for name, fault in found.items() if not computed(name)}
+
+
+class _OtherFilling(TorchDispatchMode):
+    """Uninitialized memory holds a number that nobody would choose."""
+
+    def __torch_dispatch__(self, func: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if (
+            func.overloadpacket.__name__.startswith(("empty", "new_empty"))
+            and isinstance(out, Tensor)
+            and not out.is_meta
+        ):
+            out.fill_(True if out.dtype is torch.bool else 113)
+        return out
 
 
 def build_deferred(factory: Factory, method: str, seed: int, eager: nn.Module) -> dict[str, ConstructionFault]:
@@ -126,7 +163,7 @@ def unwritten(model: nn.Module) -> dict[str, ConstructionFault]:
     """Return the parameters and buffers that hold the filling of :func:`filled_memory`, and how much of it."""
     found: dict[str, ConstructionFault] = {}
     uninitialized = (nn.parameter.UninitializedParameter, nn.parameter.UninitializedBuffer)
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+    for name, tensor in _tensors_of(model):
         if isinstance(tensor, uninitialized) or tensor.device.type == "meta" or tensor.numel() == 0:
             continue
         share = _filled(tensor.detach())
@@ -136,9 +173,19 @@ def unwritten(model: nn.Module) -> dict[str, ConstructionFault]:
     return found
 
 
+def _tensors_of(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yield parameters and buffers by name."""
+    yield from model.named_parameters()
+    yield from model.named_buffers()
+
+
 def _filled(value: Tensor) -> float:
+    return float(_is_filling(value).float().mean())
+
+
+def _is_filling(value: Tensor) -> Tensor:
     if value.is_floating_point() or value.is_complex():
-        return float(torch.isnan(value).float().mean())
+        return torch.isnan(value)
     if value.dtype in (torch.int32, torch.int64):
-        return float((value == torch.iinfo(value.dtype).max).float().mean())
-    return 0.0
+        return value == torch.iinfo(value.dtype).max
+    return torch.zeros_like(value, dtype=torch.bool)

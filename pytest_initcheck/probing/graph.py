@@ -110,6 +110,8 @@ _TRANSPARENT = _VIEWS | frozenset(
         "ReflectionPad2D",
     ]
 )
+#: Products -> operand that is the weight, where signals are on the left.
+_WEIGHS: Mapping[str, int] = {"Mm": 1, "Addmm": 2, "Bmm": 1, "Baddbmm": 2, "Convolution": 1}
 _ROOTS = frozenset(["Rsqrt", "Sqrt", "Reciprocal", "LinalgVectorNorm", "Std", "Var"])
 
 
@@ -171,6 +173,15 @@ class Graph:
     def reaches(self, leaf: Tensor) -> bool:
         """Return whether the roots depend on ``leaf``."""
         return id(leaf) in self._leaves
+
+    def leaves(self) -> Iterator[Tensor]:
+        """Yield the tensors that gradients of the roots arrive at."""
+        for node in self._leaves.values():
+            yield node.variable
+
+    def weighs(self, leaf: Tensor) -> bool:
+        """Return whether ``leaf`` enters a product in the place of a weight."""
+        return any(_WEIGHS.get(use.operation) == use.position for use in self.uses(leaf))
 
     def only_scales(self, leaf: Tensor) -> bool:
         """Return whether ``leaf`` goes into a weight that is made of another parameter: the norm of a normed weight."""

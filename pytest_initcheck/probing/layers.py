@@ -199,6 +199,8 @@ class Watch(TorchFunctionMode):
         self.uses: dict[str, Use] = {}
         #: id of a parameter -> the weight that a parametrization made of it
         self.made: dict[int, Tensor] = {}
+        #: id of a parameter that is none of the model's -> path of the module that multiplied by it
+        self.foreign: dict[int, str] = {}
 
     # -- the forward pass
 
@@ -335,6 +337,8 @@ class Watch(TorchFunctionMode):
             source = tensor if tensor._base is None else tensor._base
             if (name := self._names.get(id(source))) is not None:
                 names.append(name)
+            elif isinstance(source, nn.Parameter):
+                self.foreign.setdefault(id(source), self._stack[-1].path if self._stack else "")
         if names:
             for source, use in uses(label, args, kwargs or {}):
                 if (name := self._names.get(id(source))) is not None:

@@ -108,6 +108,18 @@ def made_by(chain: ParametrizationList, weight: Tensor) -> tuple[Tensor, Tensor]
     return None if held is None or held.shape != weight.shape else (held, weight)
 
 
+def shared_modules(model: nn.Module) -> list[tuple[str, ...]]:
+    """Return the paths of modules with parameters that stand several times in one module: ``[layer] * 4``."""
+    found: list[tuple[str, ...]] = []
+    for path, module in model.named_modules():
+        places: dict[int, list[str]] = {}
+        for name, child in module._modules.items():
+            if child is not None and next(child.parameters(), None) is not None:
+                places.setdefault(id(child), []).append(clean(f"{path}.{name}" if path else name))
+        found += [tuple(names) for names in places.values() if len(names) > 1]
+    return found
+
+
 def parameter_names(model: nn.Module) -> dict[int, str]:
     """Return ``id(parameter) -> name``, each under the first of its names."""
     return {id(p): name for name, p in model.named_parameters()}

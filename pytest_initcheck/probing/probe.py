@@ -54,6 +54,8 @@ class Probed:
         batch: number of samples.
         uses: how each parameter is used, by name.
         inputs: the tensors of the call as they were, whatever the last pass did to them.
+        strays: leaves of the graph that are neither parameters of the model nor inputs, each with the path of the module that
+            multiplied by it and whether it entered as a weight.
         holds_graph: whether a backward pass runs through a graph that is not of this pass, and must leave it to its owner.
     """
 
@@ -69,6 +71,7 @@ class Probed:
     model: nn.Module
     batch: int | None = None
     uses: Mapping[str, Use] = field(default_factory=dict)
+    strays: tuple[tuple[Tensor, str, bool], ...] = ()
     holds_graph: bool = False
     inputs: Callable[[], tuple[Tensor, ...]] = tuple
 
@@ -114,6 +117,9 @@ def run_probe(
         loss_value = _loss_of(loss, raw)
         graph = Graph(heads if loss_value is None else [*heads, loss_value], watch.made)
         seen = read_graph(subject.model, watch, graph)
+        known = {id(t) for t in (*subject.model.parameters(), *call.tensors)}
+        stray = [t for t in graph.leaves() if t.requires_grad and id(t) not in known]
+        strays = tuple((t, watch.foreign.get(id(t), ""), graph.weighs(t)) for t in stray)
         seconds["graph"] = time.perf_counter() - started
         doing("backward")
         started = time.perf_counter()
@@ -190,6 +196,7 @@ def run_probe(
         model=subject.model,
         batch=call.batch,
         uses=seen.uses,
+        strays=strays,
     )
 
 

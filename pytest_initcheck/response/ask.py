@@ -124,6 +124,12 @@ def ask(push: Push, *, suspicious: bool = False, oversized: bool = True) -> Answ
     return Answer(response, steps.wakes, unseen)
 
 
+def unanswered(response: Response) -> bool:
+    """Return whether the output hardly moves with the parameters, or does not follow the input."""
+    still = bool(response.movement) and max(response.movement) < thresholds.SILENT
+    return still or (response.sensitivity is not None and response.sensitivity < thresholds.DEAF)
+
+
 def natural_unit(output: Tensor) -> float:
     """Return the scale on which changes of ``output`` are judged: 1, but its own RMS for a softmax over many classes.
 

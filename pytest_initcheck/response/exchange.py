@@ -66,12 +66,13 @@ def _numbers(tensor: Tensor) -> Tensor:
     return tensor.detach() if tensor.is_floating_point() else tensor.detach().float()
 
 
-def replaced(value: Any, swap: Mapping[int, Tensor], arrived: set[int]) -> Any:
+def replaced(value: Any, swap: Mapping[int, Tensor], arrived: set[int] | None = None) -> Any:
     """Return ``value`` with the tensors in it exchanged by id, in containers of the same kind; ``arrived`` gets the ids."""
     if isinstance(value, Tensor):
         if id(value) not in swap:
             return value
-        arrived.add(id(value))
+        if arrived is not None:
+            arrived.add(id(value))
         return swap[id(value)]
     if isinstance(value, Mapping | tuple | list):
         return with_items(value, lambda v: replaced(v, swap, arrived))

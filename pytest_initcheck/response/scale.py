@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..probing.probe import centred, gradients
 from ..words import named_error
+from .exchange import replaced
 from .perturb import Push, rms
 
 #: Inputs within these bounds of unit scale are not asked about.
@@ -77,17 +77,5 @@ def _with_unit_inputs(push: Push) -> float | None:
         return None
     probed = push.probed
     with torch.no_grad():
-        outputs = probed.select(
-            probed.rerun_raw(_replaced(probed.call.args, swap), _replaced(probed.call.kwargs, swap))
-        )
+        outputs = probed.select(probed.rerun_raw(replaced(probed.call.args, swap), replaced(probed.call.kwargs, swap)))
     return rms(centred(outputs[probed.primary], probed.batch))
-
-
-def _replaced(value: Any, swap: dict[int, Tensor]) -> Any:
-    if isinstance(value, Tensor):
-        return swap.get(id(value), value)
-    if type(value) is dict:
-        return {k: _replaced(v, swap) for k, v in value.items()}
-    if type(value) in (list, tuple):
-        return type(value)(_replaced(v, swap) for v in value)
-    return value

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
-from types import CodeType, FunctionType, ModuleType
-
 import torch
 from torch import nn
 
+from .again import arrives
 from .ask import common
 from .perturb import Push, rms
+from .reads import AttributesRead
 
-#: What hands out its members by position or by a computed name.
-_CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.Sequential, nn.ParameterList, nn.ParameterDict)
 #: The first so many modules are asked one by one whether the output depends on their values; a forward pass each.
 ONE_BY_ONE = 12
 
@@ -29,7 +25,7 @@ def unreached_reasons(model: nn.Module, push: Push, unreached: list[str], called
 
     Returns:
         ``"blocked"``: the output changes with the value, so the gradient is cut; ``"unmentioned"``: nothing uses it, and no
-        code in the files that define the model mentions it; ``"unused"``: this call does not use it.
+        code of the classes that hold it reads it; ``"unused"``: this call does not use it.
     """
     reasons = dict.fromkeys(unreached, "unused")
     if not unreached:
@@ -37,6 +33,7 @@ def unreached_reasons(model: nn.Module, push: Push, unreached: list[str], called
     groups: dict[str, list[str]] = {}
     for name in unreached:
         groups.setdefault(name.rpartition(".")[0], []).append(name)
+    closed: list[str] = []
     ran = {owner: names for owner, names in groups.items() if owner in called or not owner}
     if ran:
         closed = [n for n, p in push.parameters.items() if n not in reasons and not bool(p.detach().any())]
@@ -46,9 +43,13 @@ def unreached_reasons(model: nn.Module, push: Push, unreached: list[str], called
                     reasons.update(dict.fromkeys(names, "blocked"))
     for name in _fed_from_inside(push, [n for n, r in reasons.items() if r == "blocked"]):
         del reasons[name]
-    code = _Mentions()
+    blocked = [n for n, r in reasons.items() if r == "blocked"]
+    if blocked:
+        # What is absent (a layer that was dropped, an expert that nothing was sent to) is not cut.
+        reasons.update(dict.fromkeys(arrives(push, blocked, closed), "unused"))
+    code = AttributesRead()
     for name in list(reasons):
-        if reasons[name] == "unused" and name.rpartition(".")[0] not in called and not code.mentioned(model, name):
+        if reasons[name] == "unused" and not code.read(model, name):
             reasons[name] = "unmentioned"
     return reasons
 
@@ -95,53 +96,3 @@ def _fed_from_inside(push: Push, names: list[str]) -> list[str]:
     for parameter in push.parameters.values():
         parameter.grad = None
     return fed
-
-
-class _Mentions:
-    """Names that the code behind a model's classes mentions, file by file."""
-
-    def __init__(self) -> None:
-        self._by_file: dict[str, set[str]] = {}
-
-    def mentioned(self, model: nn.Module, name: str) -> bool:
-        """Whether every attribute on the way to ``name`` is mentioned by the file of a class that owns it."""
-        owner: object = model
-        for part in name.split("."):
-            looked_up = part.isdigit() or isinstance(owner, _CONTAINERS)
-            classes = [cls for cls in type(owner).__mro__ if cls is not nn.Module]
-            if not looked_up and not any(part in self._names(cls.__module__) for cls in classes):
-                return False
-            owner = getattr(owner, part, None)
-            if owner is None:
-                return True
-        return True
-
-    def _names(self, module: str) -> set[str]:
-        if module not in self._by_file:
-            found: set[str] = set()
-            for code in _functions(sys.modules.get(module)):
-                found |= set(_names_in(code))
-            self._by_file[module] = found
-        return self._by_file[module]
-
-
-def _functions(module: ModuleType | None) -> Iterator[CodeType]:
-    """Code of the functions and methods that a file defines, constructors left out: what only they mention is not used."""
-    for value in list(vars(module).values()) if module is not None else ():
-        if isinstance(value, FunctionType):
-            yield value.__code__
-        elif isinstance(value, type) and value is not nn.Module:
-            for name, member in list(vars(value).items()):
-                member = getattr(member, "fget", None) or getattr(member, "__func__", member)
-                code = getattr(getattr(member, "__wrapped__", member), "__code__", None)
-                if name != "__init__" and isinstance(code, CodeType):
-                    yield code
-
-
-def _names_in(code: CodeType) -> Iterator[str]:
-    yield from code.co_names
-    for constant in code.co_consts:
-        if isinstance(constant, str):
-            yield constant
-        elif isinstance(constant, CodeType):
-            yield from _names_in(constant)

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from fnmatch import fnmatchcase
 
 from .. import thresholds
-from ..records import Finding
-from ..words import some, spelled
+from ..records import Finding, ParameterRecord, Severity, Stray
+from ..words import number, some, spelled
 from .function import silent
 from .registry import Case, finding, rule
 
@@ -42,11 +42,12 @@ def frozen_parameter(case: Case) -> Iterator[Finding]:
 @rule(
     "no-gradient",
     family="gradients",
-    severity="error where the value is used but its gradient is cut, or where no code of the model mentions it; else a note",
+    severity="error where the value is used but its gradient is cut (warning where that is an offset of a layer that learns), or where "
+    "no code of its class reads it; else a note",
     threshold="no path of the autograd graph leads from the outputs to the parameter",
     evidence="all 45 injected detached and unused layers; 8 % of published models have parameters that this very call does not "
     "use (poolers, mask tokens, LayerDrop), which is why use elsewhere in the code makes it a note",
-    limits="an attribute that is only reached by a computed name (getattr with a built string) counts as never mentioned",
+    limits="what only code outside of the model reads (a penalty in the training loop) counts as never read",
 )
 def no_gradient(case: Case) -> Iterator[Finding]:
     """A trainable parameter gets no gradient at all."""
@@ -55,7 +56,7 @@ def no_gradient(case: Case) -> Iterator[Finding]:
             names = _nearest_the_cut(case, names)
             yield finding(
                 "no-gradient",
-                "error",
+                "warning" if _only_offsets(case, names) else "error",
                 names,
                 f"the output depends on {some(names)}, but no gradient comes back",
                 evidence={"parameters": len(names), "reason": reason},
@@ -67,10 +68,11 @@ def no_gradient(case: Case) -> Iterator[Finding]:
                 "no-gradient",
                 "error",
                 names,
-                f"{some(names)} {'is' if len(names) == 1 else 'are'} never used, and no method of the model mentions the attribute",
+                f"{some(names)} {'is' if len(names) == 1 else 'are'} never used, and no method of the classes that hold "
+                f"{'it' if len(names) == 1 else 'them'} reads the attribute",
                 evidence={"parameters": len(names), "reason": reason},
-                cause="the layer is built but not called: a forgotten call in forward(), or a leftover",
-                advice=f"call it in forward(), or delete it: del model.{names[0].rpartition('.')[0] or names[0]}",
+                cause="built and given values, but not used: a forgotten term or call in forward(), or a leftover",
+                advice=f"use it in forward(), or delete it: del model.{_owner(case, names[0])}",
             )
         else:
             yield finding(
@@ -86,21 +88,37 @@ def no_gradient(case: Case) -> Iterator[Finding]:
 @rule(
     "blocked-gradient",
     family="gradients",
-    severity="error where both factors of a product are zero; warning for any other part that stays silent",
+    severity="error where both factors of a product are zero; warning for any other part that stays silent; note where other inputs reach it",
     threshold=f"gradient exactly zero at the start and after {spelled(thresholds.LOOKS)} optimizer-sized steps",
     evidence="zero-init gates leave 30 to 95 % of the parameters of 75 published models with exactly zero gradients on step one, and "
     "none on step four",
-    limits="experts that no token was routed to look the same with these inputs",
+    limits="a branch that its ReLU shuts for these samples and that others open is a note, as an expert that no token was sent to is",
 )
 def blocked_gradient(case: Case) -> Iterator[Finding]:
     """A gradient is exactly zero: behind a gate it arrives after a step or two, in a dead branch never."""
-    if silent(case):
+    frozen = [p for p in case.trace.parameters.values() if _is_alive_weight(p) and not p.requires_grad]
+    quiet = silent(case)
+    if quiet and not frozen:
         return
     asked = [p for p in case.trace.parameters.values() if p.wakes is not None]
-    shut = [p for p in asked if not p.wakes and p.gradient is not None and p.gradient.count]
+    dead = [p for p in asked if not p.wakes and p.gradient is not None and p.gradient.count]
+    unfed = {x.module for x in case.trace.layers.values() if not x.functional and x.activation.count == 0}
+    shut = [p for p in dead if p.name not in case.absent and p.layer not in unfed]
+    names = [p.name for p in dead if p not in shut]
+    if not quiet and any(case.trace.parameters[n].role == "weight" for n in names):
+        yield finding(
+            "blocked-gradient",
+            "note",
+            names,
+            f"these inputs send nothing through {some(names)}",
+            evidence={"parameters": len(names)},
+            cause="an expert that no token is routed to, or a layer that is dropped at random: with other inputs a gradient arrives, or the "
+            "layer got an empty batch",
+        )
     zero = [p for p in shut if p.role == "weight" and p.value is not None and p.value.rms == 0]
     weights = [p for p in case.trace.parameters.values() if p.role == "weight" and p.requires_grad]
-    if len(zero) > 1 and 2 * len(zero) < len(weights):
+    # A pair of factors hangs on one weight of a frozen base.
+    if len(zero) > 1 and (2 * len(zero) < len(weights) or len(zero) <= 2 * len(frozen)):
         names = [p.name for p in zero] + [p.name for p in shut if p not in zero]
         yield finding(
             "blocked-gradient",
@@ -111,7 +129,7 @@ def blocked_gradient(case: Case) -> Iterator[Finding]:
             cause="both factors of a product are zero (a zero gate behind a zero gate, both halves of a low-rank pair), so each "
             "keeps the other's gradient at zero",
         )
-    elif any(p.role == "weight" for p in shut):
+    elif not quiet and any(p.role == "weight" for p in shut):
         names = [s.name for s in case.culprits if s.name in {p.name for p in shut}] + [p.name for p in shut]
         yield finding(
             "blocked-gradient",
@@ -121,6 +139,32 @@ def blocked_gradient(case: Case) -> Iterator[Finding]:
             evidence={"parameters": len(shut)},
             cause=_culprit(case, names)
             or "a branch whose units are shut for every sample, or a part that these inputs do not use",
+        )
+
+
+@rule(
+    "rounding-gradient",
+    family="gradients",
+    severity="warning",
+    threshold="a weight that moves the output by less than 64 roundings of what the strongest parameter does, and whose gradient points "
+    "elsewhere once all weights are changed by 0.1 %",
+    evidence="a top-1 router divided by its own sum: 1e-9, as good as independent after the change; gradients behind a LayerScale of 1e-6, "
+    "or at the far end of 30 tanh layers, keep a cosine of 0.99",
+    limits="asked of weights in float32 and float64; offsets and scales whose effect a norm or a softmax takes away are healthy, and not asked",
+)
+def rounding_gradient(case: Case) -> Iterator[Finding]:
+    """A weight's gradient is nothing but rounding, because what it computes cancels: no step trains it."""
+    if case.rounding:
+        names = list(case.rounding)
+        share = max(case.rounding.values())
+        yield finding(
+            "rounding-gradient",
+            "warning",
+            names,
+            f"the gradient of {some(names)} is rounding: {number(share)} of the strongest parameter's, in another direction after a change of 0.1 %",
+            evidence={"share": share, "parameters": len(names)},
+            cause="what it computes cancels before the output: divided by itself (the weight of the one best expert over the sum of the chosen), "
+            "summed over a softmax, or taken away by a norm; so it stays as it is",
         )
 
 
@@ -155,6 +199,75 @@ def closed_gate(case: Case) -> Iterator[Finding]:
             evidence={"parameters": len(opened)},
             cause="zero on purpose at the start (zero-init residual, ReZero, LayerScale, LoRA, adaLN-zero, a zero head): it opens by itself",
         )
+
+
+@rule(
+    "unregistered-parameter",
+    family="gradients",
+    severity="error where random weights are made anew in every forward pass, or where nothing else is trained; else warning",
+    threshold="a leaf of the autograd graph that requires a gradient and is neither among model.parameters() nor an input",
+    evidence="no published model at its default init has one; a list or a dict of layers is the classic of them",
+    limits="what is kept out of model.parameters() on purpose, for another optimizer, looks the same: silence it by name, or freeze it",
+)
+def unregistered_parameter(case: Case) -> Iterator[Finding]:
+    """Gradients arrive at a tensor that no optimizer is given, because the model has not registered it."""
+    for severity, group in _strays(case):
+        names = [s.name for s in group]
+        first = group[0]
+        if first.where == "made":
+            told = f"{first.name} computes with parameters (shape {list(first.shape)}) that are made in forward()"
+            cause = (
+                "a layer or nn.Parameter that is made in forward(): every pass has a new one, which no optimizer knows; make it in __init__() "
+                "and assign it to an attribute"
+            )
+        elif first.where == "outside":
+            told = f"{first.name} computes with parameters (shape {list(first.shape)}) that are not among model.parameters()"
+            cause = "they belong to something outside of the model (a global, another model): not registered, so not trained with it"
+        else:
+            told = f"{some(names)} {'gets a gradient but is' if len(names) == 1 else 'get gradients but are'} not among model.parameters()"
+            cause = (
+                f"not registered: held by {first.holder}, which nn.Module does not look into, so no optimizer gets it and "
+                ".to() and state_dict() leave it out; use nn.ModuleList, nn.ModuleDict or nn.Parameter"
+            )
+        yield finding(
+            "unregistered-parameter",
+            severity,
+            names,
+            told,
+            evidence={"tensors": len(group), "where": first.where},
+            cause=cause,
+        )
+
+
+def _is_alive_weight(p: ParameterRecord) -> bool:
+    return p.role == "weight" and p.value is not None and p.value.rms > 0
+
+
+def _strays(case: Case) -> Iterator[tuple[Severity, list[Stray]]]:
+    for where in ("made", "held", "outside"):
+        group = [s for s in case.strays if s.where == where]
+        # A fixed scale or shift made on the spot does nothing; weights that are drawn on the spot are noise.
+        random = where == "made" and any(s.varied for s in group)
+        if group:
+            nothing = not any(p.requires_grad for p in case.trace.parameters.values())
+            yield (
+                "error" if random or nothing else "warning",
+                sorted(group, key=lambda s: not s.varied) if where == "made" else group,
+            )
+
+
+def _only_offsets(case: Case, names: list[str]) -> bool:
+    """Whether each is a vector beside a weight that is trained: it stays what it is, and its layer learns without it."""
+    records = case.trace.parameters
+    trained = {p.layer for p in records.values() if p.requires_grad and p.reached}
+    return all(len(records[n].shape) < 2 and records[n].layer in trained for n in names)
+
+
+def _owner(case: Case, name: str) -> str:
+    """The module to delete if it did not run, else the parameter itself."""
+    layer = name.rpartition(".")[0]
+    ran = not layer or any(x.module == layer for x in case.trace.layers.values())
+    return name if ran else layer
 
 
 def _by_reason(case: Case) -> dict[str, list[str]]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ..records import ConstructionFault, Finding, Response, Severity, Trace
+from ..records import ConstructionFault, Finding, NotFinite, Response, Severity, Stray, Trace
 from ..settings import Settings
 
 if TYPE_CHECKING:
@@ -29,6 +29,11 @@ class Case:
         culprits: where the fault starts, the most suspicious first, as :func:`~pytest_initcheck.rules.culprits.suspects` ranks.
         memory: for every recurrent module, the share of a change of its state that is left one step later.
         gates: for every recurrent module, the share of its pre-activations that its weights alone put where gates are flat.
+        not_finite: what first made a number that is not finite, where the output is not.
+        strays: tensors that get a gradient and that no optimizer is given.
+        absent: parameters whose gradient is zero here, and is not with other inputs or other randomness.
+        rounding: weights whose gradient is nothing but rounding, each with its size against the strongest one.
+        shared: paths of each module that is registered several times in one place.
     """
 
     trace: Trace
@@ -39,6 +44,11 @@ class Case:
     culprits: tuple[Suspect, ...] = ()
     memory: Mapping[str, float] = field(default_factory=dict)
     gates: Mapping[str, float] = field(default_factory=dict)
+    not_finite: NotFinite | None = None
+    strays: tuple[Stray, ...] = ()
+    absent: frozenset[str] = frozenset()
+    rounding: Mapping[str, float] = field(default_factory=dict)
+    shared: Sequence[tuple[str, ...]] = ()
 
 
 Judge = Callable[[Case], Iterable[Finding]]

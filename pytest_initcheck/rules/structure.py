@@ -85,6 +85,27 @@ def cloned_layers(case: Case) -> Iterator[Finding]:
 
 
 @rule(
+    "shared-module",
+    family="structure",
+    severity="note",
+    threshold="one module with parameters that is registered several times in the same module",
+    evidence="[layer] * n in a ModuleList is one layer n times; ALBERT and the heads of DETR share on purpose, and train",
+    limits="weights that are tied one by one (an embedding and a head) are no modules, and not meant",
+)
+def shared_module(case: Case) -> Iterator[Finding]:
+    """Several entries of a container are one and the same module, so they share their weights for ever."""
+    for names in case.shared:
+        yield finding(
+            "shared-module",
+            "note",
+            names,
+            f"{names[0]} is registered {len(names)} times: {names[1]}{', ...' if len(names) > 2 else ''} is the same module, with the same weights",
+            evidence={"times": len(names)},
+            cause="one object was put in several places ([layer] * n): the weights are shared; if that is not meant, make one for each",
+        )
+
+
+@rule(
     "gain-mismatch",
     family="structure",
     severity="warning",

@@ -100,17 +100,31 @@ def deferred_mismatch(case: Case) -> Iterator[Finding]:
     "non-finite-activation",
     family="values",
     severity="error",
-    threshold="any NaN or infinity in a layer's output while the inputs and the parameters are finite",
-    evidence="the 100-layer N(0,1) stack of the source article overflows at layer 29 exactly",
+    threshold="any NaN or infinity in the output while the inputs and the parameters are finite",
+    evidence="the 100-layer N(0,1) stack of the source article overflows at layer 29 exactly; the operation is found by one more pass, of sick models alone",
     limits="an output that is -inf on purpose (a masked logit) is reported when it is the output of a layer",
 )
 def non_finite_activation(case: Case) -> Iterator[Finding]:
-    """A layer's output is not finite; the first such layer is named."""
+    """The output is not finite; the operation that made it so is named, or the first such layer."""
     layers = list(case.trace.layers.values())
     bad = [x for x in layers if not x.activation.finite and x.activation.count]
-    if not bad or (case.trace.output is not None and case.trace.output.finite):
+    if case.trace.output is not None and case.trace.output.finite:
         return
-    first = next((x for x in bad if x.leaf), bad[0])
+    first = next((x for x in bad if x.leaf), bad[0] if bad else None)
+    made = case.not_finite
+    if made is not None and made.operation and not (made.overflow and first is not None and made.layer == first.name):
+        where = made.layer.rpartition(":")[0] or made.layer.replace(":", "the forward pass of the model itself: ", 1)
+        yield finding(
+            "non-finite-activation",
+            "error",
+            [made.layer, *([first.name] if first else [])],
+            f"{made.what}, in {where}: the output is not finite",
+            evidence={"operation": made.operation},
+            cause=f"{made.what}: the first operation whose inputs are finite and whose result is not",
+        )
+        return
+    if first is None:
+        return
     before = [x for x in layers if x.index < first.index and x.leaf and x.activation.finite and x.activation.rms > 0]
     growth = ""
     if len(before) >= 3:
@@ -156,7 +170,9 @@ def non_finite_gradient(case: Case) -> Iterator[Finding]:
         [*names, *(p.name for p in reversed(bad))],
         f"{len(bad)} of {len(case.trace.parameters)} parameters get gradients that are not finite",
         evidence={"parameters": len(bad)},
-        cause="an operation whose derivative is singular here (sqrt or norm at 0, log of 0, division by 0) or a backward signal that overflows",
+        cause=case.not_finite.what
+        if case.not_finite is not None
+        else "an operation whose derivative is singular here (sqrt or norm at 0, log of 0, division by 0) or a backward signal that overflows",
     )
 
 
