@@ -173,6 +173,15 @@ class ReadFromAround(nn.Module):
         return self.inner(x) + (x @ self.inner.w_noise if noise else 0)
 
 
+def test_what_is_put_into_a_module_of_torch_from_outside_is_read_by_nobody() -> None:
+    model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4))
+    model[0].forgotten = nn.Linear(8, 8)
+
+    (finding,) = (f for f in check_init(model, X).findings if f.rule == "no-gradient")
+
+    assert (finding.severity, finding.layers[0]) == ("error", "0.forgotten.weight")
+
+
 def test_a_parameter_that_no_code_of_its_class_reads_is_an_error_although_its_module_runs() -> None:
     (finding,) = (f for f in check_init(Noisy(), X).findings if f.rule == "no-gradient")
 

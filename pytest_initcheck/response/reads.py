@@ -30,8 +30,7 @@ class AttributesRead:
         owners: list[nn.Module] = [model]
         for part in name.split("."):
             owner = owners[-1]
-            # torch's own modules read what they hold, in C++ and by computed names, too.
-            known = isinstance(owner, _CONTAINERS) or type(owner).__module__.startswith("torch.")
+            known = isinstance(owner, _CONTAINERS) or _made_by_torch(owner, part)
             if not known and not part.isdigit() and not any(self._reads(o, part) for o in owners):
                 return False
             below = getattr(owner, part, None)
@@ -60,6 +59,33 @@ class AttributesRead:
             more, further = _read_by(own)
             return attributes | more, pieces | further
         return attributes, pieces
+
+
+def _made_by_torch(owner: nn.Module, attribute: str) -> bool:
+    """Whether a class of torch's makes the attribute itself: it then reads it, in C++ and by computed names, too."""
+    cls = type(owner)
+    if not cls.__module__.startswith("torch."):
+        return False
+    if cls.__module__.startswith("torch.jit") or attribute == "parametrizations":
+        return True
+    mentioned: set[str] = set()
+    for base in cls.__mro__:
+        if base not in (nn.Module, object):
+            for member in vars(base).values():
+                for function in _functions(member):
+                    mentioned |= _mentioned(function.__code__)
+    # weight_ih_l0 is built from a piece, weight_g made from a weight.
+    return any(attribute.startswith(name) for name in mentioned if len(name) > 3)
+
+
+def _mentioned(code: CodeType) -> set[str]:
+    names = {*code.co_names, *code.co_varnames}
+    for constant in code.co_consts:
+        if isinstance(constant, str):
+            names.add(constant)
+        elif isinstance(constant, CodeType):
+            names |= _mentioned(constant)
+    return names
 
 
 def _read_by(members: list[tuple[str, Any]]) -> tuple[set[str], set[str]]:
