@@ -139,3 +139,19 @@ class Similar(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc(x).softmax(0)
+
+
+def test_a_model_that_frees_its_input_is_asked_with_new_ones():
+    class Frees(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.fc(x.clone())
+            x.untyped_storage().resize_(0)
+            return y - y.mean(0)
+
+    report = check_init(Frees(), torch.randn(8, 6, generator=torch.Generator().manual_seed(0)))
+
+    assert report.response.mixing

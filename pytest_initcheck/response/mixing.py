@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from .. import thresholds
 from ..errors import ProbeError
-from ..probing.modules import clean, sample_dim, tensors
+from ..probing.modules import clean, measurable, sample_dim, tensors
 from .exchange import exchanged
 from .perturb import Push, rms
 
@@ -46,7 +46,8 @@ def mixing(push: Push) -> Mixing:
         return Mixing()
     try:
         with torch.no_grad():
-            args, kwargs, size = exchanged(push.probed, [1, *range(1, batch)])
+            order = [1, *range(1, batch)]
+            args, kwargs, size = exchanged(push.probed, order)
             if size == 0:
                 return Mixing()
             now = push.probed.select(push.probed.rerun_raw(args, kwargs))
@@ -57,6 +58,7 @@ def mixing(push: Push) -> Mixing:
             with norms, _fingerprints(push.probed.model, batch) as before:
                 was = push.probed.select(push.probed.rerun_raw())
             norms.again()
+            args, kwargs, _ = exchanged(push.probed, order)  # anew: the first pass may have written to them, or freed them
             with norms, _fingerprints(push.probed.model, batch) as after:
                 now = push.probed.select(push.probed.rerun_raw(args, kwargs))
     except ProbeError:  # a model that refuses such a batch
@@ -93,7 +95,7 @@ def _fingerprints(model: nn.Module, batch: int) -> Iterator[list[tuple[str, Tens
     found: list[tuple[str, Tensor]] = []
 
     def hook(module: nn.Module, _: Any, output: Any) -> None:
-        first = next((t for t in tensors(output) if t.is_floating_point()), None)
+        first = next((t for t in tensors(output) if measurable(t) and not t.is_complex()), None)
         dim = None if first is None else sample_dim(first, batch)
         if first is not None and dim is not None and id(module) in names:
             flat = first.detach().movedim(dim, 0).reshape(batch, -1).double()
