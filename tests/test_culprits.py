@@ -207,7 +207,7 @@ def test_a_small_factor_that_compounds_over_depth_is_the_schemes():
 @pytest.mark.parametrize("role", ["bias", "norm-shift"])
 def test_a_bias_of_three_closes_units_and_a_smaller_one_does_not(role: str):
     assert thresholds.LARGE_BIAS == 3.0
-    (found,) = suspects(trace(vector("b", role, 3.0, mean=-3.0)))
+    (found,) = suspects(trace(vector("b", role, 3.0, mean=-3.0, followed_by="relu")))
 
     assert (found.kind, found.rms, found.loud) == ("bias", 3.0, True)
     assert (
@@ -215,7 +215,8 @@ def test_a_bias_of_three_closes_units_and_a_smaller_one_does_not(role: str):
         == "b starts at -3 on average (0 is usual): the offset drowns the signal and shuts every unit behind it"
     )
     assert suspects(trace(vector("b", role, 2.99))) == ()
-    assert "shuts" not in suspects(trace(vector("b", role, 3.0)))[0].cause
+    for other in (vector("b", role, 3.0, followed_by="relu"), vector("b", role, 3.0, mean=-3.0, followed_by="tanh")):
+        assert "shuts" not in suspects(trace(other))[0].cause
 
 
 def test_a_bias_ranks_before_a_weight_that_is_off_by_the_same_factor():

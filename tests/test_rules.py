@@ -413,8 +413,8 @@ def test_what_takes_a_change_of_the_code_is_advice() -> None:
 
     (finding,) = [f for f in report.findings if f.rule == "no-gradient"]
 
-    assert (finding.fix, finding.advice) == ("", "call it in forward(), or delete it: del model.forgotten_projection")
-    assert "  advice   call it in forward()" in str(report)
+    assert (finding.fix, finding.advice) == ("", "use it in forward(), or delete it: del model.forgotten_projection")
+    assert "  advice   use it in forward()" in str(report)
 
 
 @pytest.mark.parametrize("name", sorted(RULES))
