@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import gc
 import importlib
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+# Before torch is imported, here and in every process that a test starts: models this small lose by a second thread.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # pytester's in-process runs drop the modules that the inner run imported, and torch cannot be imported twice.
-import torch
+import torch  # noqa: E402
 
 if TYPE_CHECKING:
     from pytest_initcheck.response.perturb import Push
