@@ -15,7 +15,7 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # pytester's in-process runs drop the modules that the inner run imported, and torch cannot be imported twice.
-import torch  # noqa: E402
+import torch
 
 if TYPE_CHECKING:
     from pytest_initcheck.response.perturb import Push
