@@ -106,6 +106,20 @@ def test_the_operation_whose_input_varies_and_whose_output_does_not_is_named(kin
     assert checked(twin).ok
 
 
+def test_a_scheme_that_is_too_quiet_is_named_and_not_the_layer_that_shows_it_last() -> None:
+    torch.manual_seed(0)
+    layers = [layer for _ in range(20) for layer in (nn.Linear(64, 64), nn.Tanh())]
+    model = nn.Sequential(*layers, nn.Linear(64, 10))
+    for module in model[:-1:2]:
+        nn.init.normal_(module.weight, std=0.01)
+        nn.init.zeros_(module.bias)
+
+    finding = check_init(model, "16x64").findings[0]
+
+    assert (finding.rule, finding.layers[0]) == ("unresponsive", "0.weight")
+    assert "so it is the scheme" in finding.cause
+
+
 def test_what_multiplies_by_zero_is_named_and_a_zero_elsewhere_is_not() -> None:
     def forward(s: Any, x: Tensor) -> Tensor:
         return s.out(s.body(x)) * s.left * s.right

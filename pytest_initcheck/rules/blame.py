@@ -42,6 +42,8 @@ def for_silence(case: Case) -> Blame:
     scheme = bool(suspects) and suspects[0].common
     quiet = sorted([*(s for s in suspects if too_quiet(s)), *_faint_norms(case)], key=lambda s: round(s.decades, 1))
     if end is not None and end.how == "faded":
+        if scheme and suspects[0].decades < 0:  # every layer takes its share, and the last one only shows it
+            return _of(case, suspects)
         # What is off must account for what is lost.
         enough = [s for s in quiet if end.left > 0 and s.decades <= math.log10(end.left) / 2]
         return _of(case, [*enough, *suspects]) if enough else Blame(_listed(end.names), end.cause)
