@@ -58,7 +58,8 @@ def mixing(push: Push) -> Mixing:
             with norms, _fingerprints(push.probed.model, batch) as before:
                 was = push.probed.select(push.probed.rerun_raw())
             norms.again()
-            args, kwargs, _ = exchanged(push.probed, order)  # anew: the first pass may have written to them, or freed them
+            # Anew: the first pass may have written to what it was given, or freed it.
+            args, kwargs, _ = exchanged(push.probed, order)
             with norms, _fingerprints(push.probed.model, batch) as after:
                 now = push.probed.select(push.probed.rerun_raw(args, kwargs))
     except ProbeError:  # a model that refuses such a batch
