@@ -266,11 +266,7 @@ def maker_of(probed: Probed) -> NotFinite | None:
     try:
         with torch.enable_grad(), seeing:
             output = probed.rerun_raw()
-    except (
-        ProbeError,
-        RuntimeError,
-        NotImplementedError,
-    ):  # a tensor subclass, a compiled part: then it cannot be seen
+    except RuntimeError:  # a tensor subclass, a compiled part: then it cannot be seen
         return None
     return _first(seeing, tensors(output))
 
