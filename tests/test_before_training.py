@@ -323,6 +323,6 @@ def test_all_processes_decide_as_the_first_does(tmp_path: Path, sick: int, expec
         )
         for rank in (0, 1)
     ]
-    printed = [process.communicate(timeout=120)[0] for process in started]
+    printed = [process.communicate(timeout=600)[0] for process in started]
 
     assert all(text.startswith(start) for text, start in zip(printed, expected, strict=True)), printed

@@ -102,7 +102,9 @@ def test_five_steps_are_bit_identical(tmp_path: Path):
 def test_a_sick_model_makes_no_step(tmp_path: Path):
     trainer = trainer_of(tmp_path, init_check(), sick=True)
 
-    with pytest.raises(UnhealthyInit, match=r"^GPT2LMHeadModel: unhealthy init: unresponsive at transformer.wte.weight"):
+    with pytest.raises(
+        UnhealthyInit, match=r"^GPT2LMHeadModel: unhealthy init: unresponsive at transformer.wte.weight"
+    ):
         trainer.train()
     assert trainer.losses == []
 
