@@ -78,6 +78,15 @@ def test_a_healthy_model_gets_its_report_and_a_sick_one_is_refused(way: dict[str
     assert "check_before_training(model, batch, " in caught.value.report.reproduce
 
 
+def test_a_wrapper_is_taken_off_for_a_step():
+    torch.manual_seed(0)
+    report = check_before_training(nn.DataParallel(Net()), batch(), step=in_parts)
+
+    assert report is not None
+    assert report.ok
+    assert "encoder.0.weight" in report.trace.parameters
+
+
 @pytest.mark.parametrize("sick", [False, True])
 def test_a_step_is_judged_as_its_model_and_its_loss_are(sick: bool):
     torch.manual_seed(0)

@@ -17,6 +17,7 @@ from ..errors import ProbeError
 from ..probing.call import walk
 from ..probing.guard import untouched
 from ..probing.randomness import seeded
+from ..probing.subject import PARALLEL
 from ..records import Report
 from ..settings import Settings
 from ..words import named_error
@@ -40,6 +41,8 @@ def check_step(model: nn.Module, batch: Any, step: Function, *, settings: Settin
     Raises:
         ProbeError: the step did not give a loss that can be minimized, or as :func:`~pytest_initcheck.check_init`.
     """
+    while isinstance(model, PARALLEL):
+        model = model.module  # its wrapper talks to other processes at every pass
     whole = _Step.around(model, step)
     tensors = [t for _, t in walk(batch)]
     with untouched(model, tensors=tensors, also=(step, batch)) as guard, torch.enable_grad(), seeded(settings.seed):
