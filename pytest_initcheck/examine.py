@@ -1,4 +1,4 @@
-"""One model is examined: placed, fed, probed, pushed, judged, and what is sick is mended on a copy."""
+"""One model is examined: placed, fed, probed, pushed, judged, and what would mend it is tried."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
 from . import rules, thresholds
+from .budget import Budget
 from .errors import ProbeError, SettingsError
-from .mend import mend
+from .mend import ABOUT_VALUES, mend
 from .models.inputs import resolve_inputs
 from .phases import doing, told_to
 from .probing.call import Call
@@ -35,7 +36,7 @@ from .response.unreached import unreached_reasons
 from .rules.blame import candidates
 from .rules.culprits import suspects, typical_deviation
 from .rules.named import worst_layers
-from .schemes.fill import initialize
+from .schemes.fill import Planned, carry_out, plan_for
 from .schemes.origins import drawn_from
 from .settings import Settings
 from .words import first_line, some
@@ -55,7 +56,9 @@ class Request:
         settings: what is asked for.
         name: what the report calls the model; its class name if ``None``.
         extra_rules: rules of other plugins by name.
-        fixes: whether an unhealthy model is explained: fixes tried on copies, distributions named, histograms taken.
+        fixes: whether an unhealthy model is explained: fixes tried, distributions named, histograms taken.
+        budget: what the check spends from; that of the settings if ``None``.
+        refill: gives the parameters the values that they have now once more; without it a copy is kept.
     """
 
     inputs: Any = None
@@ -64,6 +67,8 @@ class Request:
     name: str | None = None
     extra_rules: Mapping[str, rules.Rule] = field(default_factory=dict)
     fixes: bool = True
+    budget: Budget | None = None
+    refill: Callable[[], None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +100,7 @@ def examine(model: nn.Module, request: Request, faults: Mapping[str, Constructio
         SettingsError, ProbeError: as :func:`~pytest_initcheck.check_init`.
     """
     _refuse(model)
+    request = replace(request, budget=request.budget or Budget.of(request.settings.time_budget))
     measured = _measured_in_any_format(model, request, faults or {})
     case, settings = measured.case, request.settings
     names = [*case.trace.layers, *case.trace.parameters, *case.unwritten]
@@ -108,6 +114,10 @@ def examine(model: nn.Module, request: Request, faults: Mapping[str, Constructio
     trace = case.trace
     if request.fixes and findings:
         findings = _mended(measured, request, findings)
+        untried = any(f.severity == "error" and f.rule in ABOUT_VALUES and not f.fix for f in findings)
+        if untried and request.budget is not None and request.budget.left <= 0:
+            told = f"the time budget ({request.budget}) is spent: not every fix was tried"
+            measured = _told(measured, told)
         trace = _with_histograms(measured, settings, findings)
     return Report(
         model=request.name or type(model).__name__,
@@ -134,9 +144,14 @@ def _measured_in_any_format(model: nn.Module, request: Request, faults: Mapping[
     # This device cannot run the format: measure in float32, where the rules predict what would not fit.
     wide = replace(request, settings=replace(request.settings, dtype="float32"))
     found = _measured(model, wide, faults)
-    told = f"{request.settings.dtype}: this device cannot run it; predicted from a float32 probe"
-    trace = replace(found.case.trace, unseen=(*found.case.trace.unseen, told))
-    return replace(found, case=replace(found.case, trace=trace, settings=request.settings))
+    found = _told(found, f"{request.settings.dtype}: this device cannot run it; predicted from a float32 probe")
+    return replace(found, case=replace(found.case, settings=request.settings))
+
+
+def _told(measured: Measured, sentence: str) -> Measured:
+    """The same, with one more sentence on what could not be seen."""
+    trace = replace(measured.case.trace, unseen=(*measured.case.trace.unseen, sentence))
+    return replace(measured, case=replace(measured.case, trace=trace))
 
 
 def _measured(model: nn.Module, request: Request, faults: Mapping[str, ConstructionFault]) -> Measured:
@@ -144,13 +159,13 @@ def _measured(model: nn.Module, request: Request, faults: Mapping[str, Construct
     settings = request.settings
     found = _measured_once(model, request, faults)
     for further in range(1, OTHER_SEEDS + 1):
-        if not found.dropped:
+        if not found.dropped or (request.budget is not None and request.budget.left <= 0):
             break
         told = f"seed {found.case.trace.seed}: {some(found.dropped)} did not take part in the pass; measured with another seed"
         other = replace(request, settings=replace(settings, seed=settings.seed + 1000 * further))
         found = _measured_once(model, other, faults)
-        trace = replace(found.case.trace, unseen=(*found.case.trace.unseen, told))
-        found = replace(found, case=replace(found.case, trace=trace, settings=settings))
+        found = _told(found, told)
+        found = replace(found, case=replace(found.case, settings=settings))
     return found
 
 
@@ -162,9 +177,12 @@ def _measured_once(model: nn.Module, request: Request, faults: Mapping[str, Cons
     alike = _alike(given)
     # Centred over equal samples everything is zero: ask about the output as a whole instead.
     call = replace(given, batch=None) if alike else given
-    with untouched(subject, tensors=call.tensors, also=(call.args, call.kwargs, loss)) as guard:
+    refill = request.refill if subject is model else None
+    with untouched(subject, tensors=call.tensors, also=(call.args, call.kwargs, loss), refill=refill) as guard:
         guard.backup_parameters()  # a forward pass may write to its own weights
-        probed = run_probe(subject, call, guard=guard, loss=loss, seed=settings.seed, mode=settings.mode)
+        probed = run_probe(
+            subject, call, guard=guard, loss=loss, seed=settings.seed, mode=settings.mode, budget=request.budget
+        )
         trace = probed.trace
         not_finite = _not_finite(probed, loss)
         doing("response")
@@ -279,11 +297,14 @@ def _mended(measured: Measured, request: Request, findings: list[Finding]) -> li
     plain = replace(request.settings, device=None, dtype=None, ignore=(), select=())
     trial_request = replace(request, inputs=given, settings=plain, name=None, fixes=False)
 
-    def again(trial: nn.Module) -> tuple[Finding, ...]:
-        return examine(trial, trial_request).findings
+    def again(trial: nn.Module, refill: Callable[[], None]) -> tuple[Finding, ...]:
+        return examine(trial, replace(trial_request, refill=refill)).findings
+
+    plans: list[Planned] = []
 
     def anew(trial: nn.Module) -> str:
-        initialize(trial, "auto", given, seed=request.settings.seed)
+        plans[:] = plans or [plan_for(trial, "auto", given, {})]
+        carry_out(trial, plans[0], torch.Generator().manual_seed(request.settings.seed))
         arguments = called if request.inputs is None else f"{called}, inputs=inputs"
         code = f"# without this import: print(pytest_initcheck.recommend_init({arguments}).code())"
         return f"import pytest_initcheck\npytest_initcheck.apply_init({arguments})\n{code}"
@@ -299,6 +320,7 @@ def _mended(measured: Measured, request: Request, findings: list[Finding]) -> li
             whole=anew,
             seed=request.settings.seed,
             called=called,
+            budget=request.budget,
         )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..budget import Budget
 from ..errors import ProbeError
 from ..phases import doing
 from ..records import Histogram, Trace
@@ -57,6 +58,7 @@ class Probed:
         strays: leaves of the graph that are neither parameters of the model nor inputs, each with the path of the module that
             multiplied by it and whether it entered as a weight.
         holds_graph: whether a backward pass runs through a graph that is not of this pass, and must leave it to its owner.
+        budget: what every pass is counted in; whoever asks something costly spends from it.
     """
 
     trace: Trace
@@ -74,6 +76,7 @@ class Probed:
     strays: tuple[tuple[Tensor, str, bool], ...] = ()
     holds_graph: bool = False
     inputs: Callable[[], tuple[Tensor, ...]] = tuple
+    budget: Budget = field(default_factory=Budget)
 
 
 def run_probe(
@@ -84,6 +87,7 @@ def run_probe(
     loss: Loss | None = None,
     seed: int = 0,
     mode: str = "train",
+    budget: Budget | None = None,
 ) -> Probed:
     """Run ``model`` forward and backward once and return what was measured.
 
@@ -95,10 +99,13 @@ def run_probe(
             random cotangent, centred over the samples.
         seed: seed of the random cotangent and of what the model draws.
         mode: ``"train"``, ``"eval"`` or ``"as-is"``.
+        budget: what these passes, and further ones, are counted in.
 
     Raises:
         ProbeError: the model could not be run, or nothing it returned depends on a parameter that is trained.
     """
+    budget = budget or Budget()
+    budget.spend(forward=1, backward=1)
     seconds: dict[str, float] = {}
     started = time.perf_counter()
     doing("forward")
@@ -149,6 +156,7 @@ def run_probe(
 
     def rerun_raw(args: tuple[Any, ...] | None = None, kwargs: dict[str, Any] | None = None) -> Any:
         nonlocal differentiates
+        budget.spend(forward=1, backward=int(torch.is_grad_enabled()))  # a graph is made to go back through it
         guard.rewind()
         try:
             if not differentiates and not torch.is_grad_enabled():
@@ -197,6 +205,7 @@ def run_probe(
         batch=call.batch,
         uses=seen.uses,
         strays=strays,
+        budget=budget,
     )
 
 

@@ -77,7 +77,7 @@ def ask(push: Push, *, suspicious: bool = False, oversized: bool = True) -> Answ
         return Answer(Response())
     size, varying, unit = rms(start), rms(centred(start, batch)), natural_unit(start)
     reach = _reach(push, size / unit, varying / unit)
-    smaller = residual = fit_steps = token_fit = None
+    smaller = residual = fit_steps = token_fit = cut = None
     mixed = mixing(push)
     heard = _heard(push, start)
     sensitivity = heard.sensitivity
@@ -97,8 +97,17 @@ def ask(push: Push, *, suspicious: bool = False, oversized: bool = True) -> Answ
     ):
         ids = token_ids(push, start)
         try:
-            residual, fit_steps = fit(push, start, unit, ids)
-            token_fit = ids is not None
+            fitted = fit(push, start, unit, ids)
+            token_fit, fit_steps = ids is not None, fitted.steps
+            strict = (
+                not _moves(steps, thresholds.SILENT * reach * unit) or not (steps.alignment or 0.0) >= thresholds.ASTRAY
+            )
+            if fitted.cut and not fitted.left < _enough(strict, token_fit):
+                cut = fitted.left
+                spent = f"the time budget ({push.probed.budget}) is spent"
+                unseen = (*unseen, f"{spent}: whether it can be fitted was not decided")
+            else:
+                residual = fitted.left
         except OutputChanged as error:
             unseen = (*unseen, f"{error}: whether it can be fitted was not judged")
     push.restore()
@@ -120,6 +129,7 @@ def ask(push: Push, *, suspicious: bool = False, oversized: bool = True) -> Answ
         sensitivity_later=steps.sensitivity_later,
         fit_steps=fit_steps,
         token_fit=token_fit,
+        cut=cut,
     )
     return Answer(response, steps.wakes, unseen)
 
@@ -384,6 +394,16 @@ def _drawn(push: Push, unit: float, heard: _Heard, steps: _Steps, quiet: float) 
             heard = again
             steps = replace(steps, sensitivity_later=moved.sensitivity_later)
     return heard, steps, False
+
+
+def _enough(strict: bool, tokens: bool) -> float:
+    """The share of a fit's error below which no rule finds a fault, whatever more steps would have reached.
+
+    Only what hardly moves, or moves elsewhere (``strict``), must come nearer to its targets than zeros are.
+    """
+    if tokens:
+        return thresholds.TOKENS_UNREACHED
+    return thresholds.UNREACHED if strict else thresholds.STRAYED
 
 
 def _calm(

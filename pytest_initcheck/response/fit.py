@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -85,8 +86,23 @@ def _features(push: Push, generator: torch.Generator) -> Tensor:
     return 2 * total / spread
 
 
-def fit(push: Push, start: Tensor, unit: float, ids: Tensor | None) -> tuple[float, int | None]:
-    """Return the smallest share of the error that is left within ``FIT_STEPS`` Adam steps at the best rate, and the steps taken.
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """How far a fit got.
+
+    Attributes:
+        left: the smallest share of the error that was left at any step of any rate.
+        steps: Adam steps that the last rate took.
+        cut: whether the budget was spent before every rate had all its steps; then more might have been reached.
+    """
+
+    left: float
+    steps: int | None
+    cut: bool = False
+
+
+def fit(push: Push, start: Tensor, unit: float, ids: Tensor | None) -> Fit:
+    """Return the smallest share of the error that is left within ``FIT_STEPS`` Adam steps at the best rate.
 
     The error is the centred squared distance to :func:`targets`; where the output scores classes for every token of the
     input (``ids``), it is the cross-entropy of :func:`labels` over that of a uniform guess, which forgives large scores as
@@ -96,7 +112,7 @@ def fit(push: Push, start: Tensor, unit: float, ids: Tensor | None) -> tuple[flo
     enough = thresholds.FIT_ENOUGH if ids is None else thresholds.TOKEN_FIT_ENOUGH
     taken: int | None = None
     parameters = list(push.parameters.values())
-    best = math.inf
+    best, budget, cut = math.inf, push.probed.budget, False
     for rate in thresholds.FIT_RATES:
         push.restore()
         adam = _Adam([p.data for p in parameters], rate)
@@ -111,11 +127,14 @@ def fit(push: Push, start: Tensor, unit: float, ids: Tensor | None) -> tuple[flo
             if best < enough or step == thresholds.FIT_STEPS or not output.requires_grad:
                 taken = step
                 break
+            if budget.left <= 0:
+                taken, cut = step, True
+                break
             adam.step(gradients([loss], parameters, None, retain_graph=push.probed.holds_graph))
-        if best < enough:
+        if best < enough or cut:
             break
     push.restore()
-    return best, taken
+    return Fit(best, taken, cut)
 
 
 Score = Callable[[Tensor], tuple[float, Tensor]]

@@ -92,19 +92,23 @@ class Branches:
         # Backwards from both sides, latest node first; the first that both come to is where they forked.
         weights: dict[Any, list[int | None]] = {}
         heap: list[tuple[int, int, Any]] = []
+        waiting = [0, 0]  # nodes still to be looked at from either side: once one has none left, they never meet
 
         def reach(parent: Any, side: int, count: int) -> None:
             entry = weights.setdefault(parent, [None, None])
             if entry == [None, None]:
                 heapq.heappush(heap, (self.order[parent], len(weights), parent))
             known = entry[side]
+            waiting[side] += known is None
             entry[side] = count if known is None else min(known, count)
 
         for side, (_, parent) in enumerate(sides):
             reach(parent, side, 0)
-        while heap:
+        while heap and all(waiting):
             _, _, current = heapq.heappop(heap)
             first, second = weights[current]
+            waiting[0] -= first is not None
+            waiting[1] -= second is not None
             if first is not None and second is not None:
                 if first != second:
                     position, end = sides[0] if first > second else sides[1]

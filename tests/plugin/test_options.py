@@ -24,6 +24,7 @@ VALUES = {
     "frozen": ("encoder.*", ("encoder.*",), "a b", ("a", "b")),
     "fail_on": ("warning", "warning", "never", "never"),
     "deferred": ("init_weights", "init_weights", "reset", "reset"),
+    "time_budget": ("5s 7x", "7x,5s", "none", "none"),
     "debug": ("true", True, "false", False),
 }
 

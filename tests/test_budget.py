@@ -1,0 +1,142 @@
+"""What an unclear model may cost: counted passes, seconds that only allow more, and a report that says where asking ended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from pytest_initcheck import budget as budgets
+from pytest_initcheck import check_init
+from pytest_initcheck.budget import BACKWARD, FORWARD, Budget
+from pytest_initcheck.records import Report
+
+X = torch.randn(8, 16, generator=torch.Generator().manual_seed(1))
+
+
+class Counted(nn.Sequential):
+    """Counts its forward passes where no guard puts the count back."""
+
+    def __init__(self, passes: Callable[[], None], *layers: nn.Module) -> None:
+        super().__init__(*layers)
+        self._count = _Outside(passes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self._count.up()
+        return super().forward(x)
+
+
+class _Outside:
+    __slots__ = ("up",)
+
+    def __init__(self, up: Callable[[], None]) -> None:
+        self.up = up
+
+
+def faded(scale: float, passes: Callable[[], None] = lambda: None) -> nn.Sequential:
+    """Six layers whose weights are drawn with ``scale`` times their usual size."""
+    torch.manual_seed(0)
+    layers = [m for _ in range(6) for m in (nn.Linear(16, 16), nn.ReLU())]
+    model = Counted(passes, *layers, nn.Linear(16, 4))
+    for module in model:
+        if isinstance(module, nn.Linear):
+            nn.init.kaiming_normal_(module.weight)
+            module.weight.data.mul_(scale)
+            nn.init.zeros_(module.bias)
+    return model
+
+
+SICK, HEALTHY = 1e-2, 1.0
+
+
+def named(report: Report, severity: str) -> list[str]:
+    return [f.rule for f in report.findings if f.severity == severity]
+
+
+def test_passes_are_counted_in_bare_steps(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(budgets.time, "perf_counter", lambda: 0.0)
+    budget = Budget(2.0)
+
+    budget.spend(forward=1, backward=1)
+    budget.spend(forward=1)
+
+    assert pytest.approx(1.0) == FORWARD + BACKWARD
+    assert budget.left == pytest.approx(2 / 3)
+    budget.spend(forward=5)
+    assert budget.left == 0
+
+
+@pytest.mark.parametrize(("wall", "processor"), [(1.0, 9.0), (9.0, 1.0)])
+def test_seconds_allow_more_and_never_less(monkeypatch: pytest.MonkeyPatch, wall: float, processor: float):
+    now = {"wall": 0.0, "processor": 0.0}
+    monkeypatch.setattr(budgets.time, "perf_counter", lambda: now["wall"])
+    monkeypatch.setattr(budgets.time, "process_time", lambda: now["processor"])
+    budget, counted = Budget(10.0, 5.0), Budget(10.0, 0.0)
+    for one in (budget, counted):
+        one.spend(forward=9, backward=9)
+    now.update(wall=wall, processor=processor)
+
+    # Nine steps in the one second that the kinder clock counts: four seconds more are enough for 36.
+    assert budget.left == pytest.approx(36.0)
+    assert counted.left == pytest.approx(1.0)
+    now.update(wall=9.0, processor=9.0)
+    assert budget.left == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("limits", "steps", "seconds", "words"),
+    [
+        ("60x,20s", 60.0, 20.0, "60 bare steps, 20 s"),
+        ("5x", 5.0, 0.0, "5 bare steps"),
+        ("20s", 0.0, 20.0, "20 s"),
+        ("0x", 0.0, 0.0, "0 bare steps"),
+        ("none", float("inf"), 0.0, "inf bare steps"),
+    ],
+)
+def test_limits_are_read_and_said(limits: str, steps: float, seconds: float, words: str):
+    budget = Budget.of(limits)
+
+    assert (budget.steps, budget.seconds, str(budget)) == (steps, seconds, words)
+
+
+def test_a_model_that_is_plainly_healthy_needs_no_budget():
+    report = check_init(faded(HEALTHY), X, time_budget="0x")
+
+    assert report.ok
+    assert named(report, "warning") == []
+
+
+def test_what_the_budget_cut_off_is_neither_healthy_nor_sick():
+    cut, whole = (check_init(faded(SICK), X, time_budget=limits) for limits in ("8x", "none"))
+
+    assert named(whole, "error")[:1] == ["unresponsive"]
+    assert named(cut, "error") == []
+    assert "undecided" in named(cut, "warning")
+    assert "not decided" in " ".join(cut.trace.unseen)
+    assert str(cut).splitlines()[0].startswith("Counted: undecided init, ")
+    assert cut.response.residual is None
+    assert not check_init(faded(SICK), X, time_budget="8x", fail_on="warning").ok
+
+
+def test_a_check_stops_at_the_same_pass_each_time():
+    counts: list[int] = []
+    reports: list[Report] = []
+    for _ in range(2):
+        passes: list[None] = []
+        reports.append(check_init(faded(SICK, lambda passes=passes: passes.append(None)), X, time_budget="12x"))
+        counts.append(len(passes))
+
+    assert counts[0] == counts[1] < 30
+    assert reports[0].response == reports[1].response
+
+
+def test_no_fix_is_tried_beyond_the_budget():
+    passes: list[None] = []
+    spent = check_init(faded(SICK, lambda: passes.append(None)), X, time_budget="103x")
+
+    assert named(spent, "error")[:1] == ["unresponsive"]
+    assert {f.fix for f in spent.findings if f.severity == "error"} == {""}
+    assert "not every fix was tried" in " ".join(spent.trace.unseen)
+    assert len(passes) < 125
