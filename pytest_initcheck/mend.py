@@ -59,7 +59,7 @@ class Edit:
             return
         with torch.no_grad():
             if self.kind == "normal":
-                values = torch.randn(parameter.shape, generator=generator) * self.std
+                values = torch.randn(parameter.shape, generator=generator).mul_(self.std)
                 parameter.copy_(values.to(parameter))
             else:
                 parameter.fill_(self.std)

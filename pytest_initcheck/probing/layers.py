@@ -404,7 +404,8 @@ class Watch(TorchFunctionMode):
             self._handles.append(out.register_hook(arrived))
 
     def _measure(self, out: Tensor, *, units: bool) -> Pending | None:
-        pending = measure(out, batch_dim=sample_dim(out, self._batch), units=units)
+        # A pass for histograms needs nothing else of the many layers that get none.
+        pending = None if self._spread else measure(out, batch_dim=sample_dim(out, self._batch), units=units)
         self._measured[id(out)] = (weakref.ref(out), out._version if not out.is_inference() else 0, pending)
         return pending
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +11,8 @@ from torch import Tensor
 
 from .. import thresholds
 from ..probing.modules import sample_dim
-from ..probing.probe import OutputChanged, centred, gradients
+from ..probing.probe import OutputChanged, centred
+from .adam import Adam
 from .perturb import Push, rms
 
 #: Token scores are asked to tell this many classes apart, whatever the vocabulary: the task is as hard for every model.
@@ -115,7 +116,7 @@ def fit(push: Push, start: Tensor, unit: float, ids: Tensor | None) -> Fit:
     best, budget, cut = math.inf, push.probed.budget, False
     for rate in thresholds.FIT_RATES:
         push.restore()
-        adam = _Adam([p.data for p in parameters], rate)
+        adam = Adam(parameters, rate)
         for step in range(thresholds.FIT_STEPS + 1):
             output = push.forward(graph=True)[push.probed.primary].float()
             if output.shape != start.shape:
@@ -130,7 +131,7 @@ def fit(push: Push, start: Tensor, unit: float, ids: Tensor | None) -> Fit:
             if budget.left <= 0:
                 taken, cut = step, True
                 break
-            adam.step(gradients([loss], parameters, None, retain_graph=push.probed.holds_graph))
+            adam.step(loss, retain_graph=push.probed.holds_graph)
         if best < enough or cut:
             break
     push.restore()
@@ -161,27 +162,3 @@ def _entropy(push: Push, start: Tensor, ids: Tensor) -> Score:
         return float(loss.detach()) / math.log(classes), loss
 
     return score
-
-
-class _Adam:
-    """Adam (Kingma and Ba 2015) at its default betas; ``torch.optim`` would import torch's compiler, seconds in a fresh process."""
-
-    def __init__(self, values: list[Tensor], rate: float) -> None:
-        self._rate, self._steps = rate, 0
-        self._values = values
-        self._first: list[Tensor | None] = [None] * len(values)
-        self._second: list[Tensor | None] = [None] * len(values)
-
-    def step(self, gradients: Sequence[Tensor | None]) -> None:
-        self._steps += 1
-        low, high = 1 - 0.9**self._steps, 1 - 0.999**self._steps
-        for i, (value, gradient) in enumerate(zip(self._values, gradients, strict=True)):
-            if gradient is None:
-                continue
-            g = gradient.detach()
-            size = (g * g.conj()).real if g.is_complex() else g * g
-            first, second = self._first[i], self._second[i]
-            first = g * 0.1 if first is None else first.lerp_(g, 0.1)
-            second = size * 0.001 if second is None else second.lerp_(size, 0.001)
-            self._first[i], self._second[i] = first, second
-            value.addcdiv_(first, (second / high).sqrt_().add_(1e-8).to(value.dtype), value=-self._rate / low)

@@ -15,6 +15,8 @@ from .perturb import Push, rms
 
 #: Inputs within these bounds of unit scale are not asked about.
 _USUAL = (1 / 3, 3.0)
+#: Elements that are taken to double precision at a time.
+_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +62,16 @@ def _pulls(push: Push) -> dict[str, float]:
         [size], list(push.parameters.values()), [torch.ones_like(size)], retain_graph=push.probed.holds_graph
     )
     return {
-        name: float((parameter.detach().double() * slope.double()).sum())
+        name: _product(parameter.detach(), slope)
         for (name, parameter), slope in zip(push.parameters.items(), found, strict=True)
         if slope is not None
     }
+
+
+def _product(one: Tensor, other: Tensor) -> float:
+    """The sum of the products of two tensors, in double precision block by block."""
+    pairs = zip(one.flatten().split(_BLOCK), other.flatten().split(_BLOCK), strict=True)
+    return sum(float(torch.dot(x.double(), y.double())) for x, y in pairs)
 
 
 def _with_unit_inputs(push: Push) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -49,17 +50,23 @@ class Branches:
         return [p for p, _ in node.next_functions if p is not None]
 
     def _ordered(self) -> dict[Any, int]:
-        """Node -> rank; a node comes behind everything that uses it."""
+        """Node -> rank; a node comes behind everything that uses it, and else the one that was made last comes first.
+
+        So the two sides of a sum are followed back at one pace: what an unrolled recurrence reads at a step ends there, and
+        is not waited for until its states are followed to the first.
+        """
         waiting = {n: len(self.graph.consumers[n]) for n in self.graph.nodes}
-        ready = [n for n in self.graph.nodes if waiting[n] == 0]
+        turn = itertools.count()
+        ready = [(-_made(n), next(turn), n) for n in self.graph.nodes if waiting[n] == 0]
+        heapq.heapify(ready)
         order: dict[Any, int] = {}
         while ready:
-            node = ready.pop()
+            _, _, node = heapq.heappop(ready)
             order[node] = len(order)
             for parent in self._parents(node):
                 waiting[parent] -= 1
                 if waiting[parent] == 0:
-                    ready.append(parent)
+                    heapq.heappush(ready, (-_made(parent), next(turn), parent))
         return order
 
     def _downstream(self, start: set[Any]) -> set[Any]:
@@ -180,3 +187,9 @@ class Branches:
                 break
             found = [c for n in found for c, _ in self.graph.consumers[n]]
         return found
+
+
+def _made(node: Any) -> int:
+    """A number that grows with the time at which a node was made."""
+    number = getattr(node, "_sequence_nr", None)
+    return number() if number is not None else 0
