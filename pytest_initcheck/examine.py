@@ -101,7 +101,13 @@ def examine(model: nn.Module, request: Request, faults: Mapping[str, Constructio
     """
     _refuse(model)
     request = replace(request, budget=request.budget or Budget.of(request.settings.time_budget))
-    measured = _measured_in_any_format(model, request, faults or {})
+    try:
+        measured = _measured_in_any_format(model, request, faults or {})
+    except ProbeError as error:
+        # Parameters without values are refused before; a buffer that nothing reads does no harm.
+        if absent := next((n for n, b in model.named_buffers() if b.is_meta), None):
+            raise ProbeError(_on_meta(absent, model)) from error
+        raise
     case, settings = measured.case, request.settings
     names = [*case.trace.layers, *case.trace.parameters, *case.unwritten]
     names += [
@@ -360,10 +366,7 @@ def _refuse(model: nn.Module) -> None:
                 "check the model before it is sharded"
             )
         if parameter.is_meta:
-            raise ProbeError(
-                f"{name} of {kind} is on the meta device and has no values: check the model after to_empty() and its "
-                "initialization, or give a factory that builds it elsewhere"
-            )
+            raise ProbeError(_on_meta(name, model))
         if isinstance(parameter, UninitializedParameter):
             continue
         if parameter.requires_grad and parameter.element_size() == 1:
@@ -376,6 +379,13 @@ def _refuse(model: nn.Module) -> None:
                 f"elements of {name} of {kind} share memory (an expanded tensor), so no optimizer can step it: "
                 "make the parameter of a clone()"
             )
+
+
+def _on_meta(name: str, model: nn.Module) -> str:
+    return (
+        f"{name} of {type(model).__name__} is on the meta device and has no values: check the model after to_empty() and its "
+        "initialization, or give a factory that builds it elsewhere"
+    )
 
 
 def _placed(model: nn.Module, settings: Settings) -> nn.Module:

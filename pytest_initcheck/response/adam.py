@@ -15,7 +15,7 @@ BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 #: Tensors of so many elements at most are stepped together, and their moments kept in their own precision.
 SMALL = 1 << 14
 #: Elements of a larger one that are stepped at a time.
-BLOCK = 1 << 20
+BLOCK = 1 << 16
 
 
 class Adam:
@@ -74,7 +74,7 @@ class Adam:
             self._second[i] = torch.zeros_like(gradient, dtype=torch.bfloat16)
         low = (1 - BETA1) / (1 - BETA1**self._steps)
         high = (1 - BETA2) / (1 - BETA2**self._steps)
-        for g, first, second in zip(*map(_blocks, (gradient.detach(), self._first[i], self._second[i])), strict=True):
+        for g, first, second in zip(*map(blocks, (gradient.detach(), self._first[i], self._second[i])), strict=True):
             wide = g if g.is_complex() else g.float()
             size = (wide * wide.conj()).real if g.is_complex() else wide * wide
             first.copy_(first.to(wide.dtype).lerp_(wide, low))
@@ -82,7 +82,7 @@ class Adam:
         return gradient.new_zeros(()).expand(gradient.shape)
 
     def _move(self, i: int) -> None:
-        parts = map(_blocks, (self._parameters[i].data, self._first[i], self._second[i]))
+        parts = map(blocks, (self._parameters[i].data, self._first[i], self._second[i]))
         for value, first, second in zip(*parts, strict=True):
             wide = first if first.is_complex() else first.float()
             value.add_(wide.div(second.float().add_(EPSILON)).to(value.dtype), alpha=-self._rate)
@@ -106,8 +106,10 @@ class Adam:
         torch._foreach_addcdiv_(values, first, roots, value=-self._rate / (1 - BETA1**self._steps))
 
 
-def _blocks(tensor: Tensor) -> Iterator[Tensor]:
-    """Parts of a tensor of about ``BLOCK`` elements, along its longest dimension: whatever its strides, none is copied."""
+def blocks(tensor: Tensor) -> Iterator[Tensor]:
+    """Yield parts of a tensor of about ``BLOCK`` elements, along its longest dimension: whatever its strides, none is copied."""
+    if tensor.numel() <= BLOCK:
+        yield tensor
+        return
     dim = max(range(tensor.dim()), key=lambda d: tensor.shape[d])
-    rows = tensor.shape[dim]
-    yield from tensor.split(max(1, BLOCK * rows // tensor.numel()), dim)
+    yield from tensor.split(max(1, BLOCK * tensor.shape[dim] // tensor.numel()), dim)

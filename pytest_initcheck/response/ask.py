@@ -19,6 +19,7 @@ from ..errors import ProbeError
 from ..probing.memory import storage_key
 from ..probing.probe import OutputChanged, centred, gradients
 from ..records import Response
+from .adam import blocks
 from .drawn import given_draws, samples
 from .exchange import Disturbed
 from .fit import fit, token_ids
@@ -300,8 +301,9 @@ def _step(push: Push, gradients: Sequence[Tensor | None]) -> float:
         norms = [float(n) for n in torch._foreach_norm(slopes, 1)]
         for (parameter, slope), norm in zip(present, norms, strict=True):
             loud = not norm < LOUD_GRADIENT * slope.numel()
-            step = slope.sgn_() if loud else slope.div_(slope.abs().add_(EPSILON))
-            parameter.add_(step.to(parameter.dtype), alpha=thresholds.STEP)
+            for value, part in zip(blocks(parameter), blocks(slope), strict=True):
+                step = part.sgn_() if loud else part.div_(part.abs().add_(EPSILON))
+                value.add_(step.to(value.dtype), alpha=thresholds.STEP)
     return sum(norms)
 
 
