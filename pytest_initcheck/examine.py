@@ -24,7 +24,8 @@ from .probing.memory import is_dense
 from .probing.modules import shared_modules
 from .probing.probe import Probed, histograms, run_probe, sample_dim
 from .probing.subject import PARALLEL
-from .race.course import race
+from .race.course import STEPS
+from .race.race import race
 from .race.tasks import tasks
 from .records import ConstructionFault, Finding, NotFinite, Report, Trace
 from .response.again import arrives
@@ -292,7 +293,8 @@ def _raced(measured: Measured, request: Request, findings: Iterable[Finding]) ->
     errors = [f for f in findings if f.severity == "error"]
     _, called = _unwrapped(measured.subject)
     edits = edits_of(case.trace, errors, candidates(case), seed=settings.seed, called=called)
-    limit = math.inf if rules.raced.size(case) <= rules.raced.LARGE else rules.raced.FEW
+    large = rules.raced.size(case) > rules.raced.LARGE
+    steps, limit = (rules.raced.FEW, rules.raced.FEW_PASSES) if large else (STEPS, math.inf)
     with told_to(None), untouched(measured.subject, tensors=call.tensors, also=(call.args, call.kwargs, loss)) as guard:
         guard.backup_parameters()
         try:
@@ -300,9 +302,8 @@ def _raced(measured: Measured, request: Request, findings: Iterable[Finding]) ->
             probed.gradients.clear()
             push = push_of(probed, guard, seed=settings.seed)
             wanted = tasks(push, loss)
-            shown = race(
-                push, _anew(measured, request), edits, wanted, accused=rules.raced.accused(errors), limit=limit
-            )
+            accused = rules.raced.accused(errors)
+            shown = race(push, _anew(measured, request), edits, wanted, accused=accused, steps=steps, limit=limit)
         except ProbeError:
             return case
     told = (shown.told,) if shown.told else ()

@@ -65,22 +65,20 @@ class Race:
 
     @property
     def words(self) -> str:
-        """The heat that separates least, for a message: ``"40 training steps on your loss: 4 % of the error gone as it is, 91 % ..."``."""
+        """What the heat that separates least showed, for a message: ``"40 training steps on your loss take away 4 % of the error, ..."``."""
         heats = [h for h in self.heats if h.repaired is not None] or list(self.heats)
         if not heats:
             return ""
         heat = min(heats, key=lambda h: (h.repaired or 0.0) - h.gone)
-        other = "with the fix" if self.fix else "with other start values"
-        began = f"{heat.steps} training steps on {heat.task}: "
-        if not heat.bounded:
-            then = "" if heat.repaired is None else f", by {_fall(heat.repaired)} {other}"
-            return f"{began}the loss falls by {_fall(heat.gone)} as it is{then}"
-        then = "" if heat.repaired is None else f", {_share(heat.repaired)} {other}"
-        return f"{began}{_share(heat.gone)} of the error gone as it is{then}"
+        other = "with the fix below" if self.fix else "with other start values"
+        took = _share if heat.bounded else _fall
+        verb, of = ("take away", " of the error") if heat.bounded else ("lower it by", "")
+        then = "" if heat.repaired is None else f", and {took(heat.repaired)} {other}"
+        return f"{heat.steps} training steps on {heat.task} {verb} {took(heat.gone)}{of}{then}"
 
 
 def _share(gone: float) -> str:
-    return f"{100 * gone:.0f} %" if gone > 0 else "none"
+    return f"{100 * gone:.0f} %" if gone > 0 else "nothing"
 
 
 def _fall(loss: float) -> str:

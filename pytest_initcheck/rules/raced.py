@@ -47,8 +47,8 @@ BESIDE = frozenset(
 )
 #: A model of more parameters than this is raced for what it would fail by, not for doubts, and not for long.
 LARGE = 1_000_000
-#: Passes that a large model may be raced for: a dozen steps at every rate of its own and of one copy.
-FEW = 60
+#: Optimizer steps of a heat of a large model, and the passes that it may be raced for: every rate of its own, and one copy.
+FEW, FEW_PASSES = 12, 70
 #: A scale that is off by so many decades leaves a doubt.
 DOUBTFUL = 0.5
 #: What one optimizer-sized step moves an ordinary output by, the change of one that answers changes of the input, and its RMS
@@ -109,7 +109,7 @@ def settled(case: Case, found: Iterable[Finding]) -> Iterator[Finding]:
         elif race.outcome == "lost":
             yield replace(f, summary=f"{f.summary}; {race.words}", fix=race.fix)
         else:
-            summary = f"{f.summary}; but it learns ({race.words})"
+            summary = f"{f.summary}; but it learns: {race.words}"
             yield replace(f, severity="note" if race.learned else CONTESTED[f.rule], summary=summary, fix="")
 
 
@@ -133,7 +133,7 @@ def outperformed(case: Case) -> Iterator[Finding]:
         "outperformed",
         "error",
         names,
-        race.words,
+        f"other start values of the same model learn better: {race.words}",
         evidence={h.task: {"gone": h.gone, "repaired": h.repaired, "steps": h.steps} for h in race.heats},
         cause=_cause(case, race, names),
         fix=race.fix,
