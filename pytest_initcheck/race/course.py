@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from statistics import fmean
+from statistics import median
 
 import torch
 from torch import Tensor
@@ -25,7 +25,7 @@ COPY_RATES = (3e-3, 1e-3)
 JITTER = 0.1
 #: Optimizer steps of a heat; and of the last one, which a model runs that nothing but the race speaks against.
 STEPS, LAST_HEAT = 40, 100
-#: Losses whose mean is what a run has come to: every step has other inputs.
+#: Losses whose median is what a run has come to: every step has other inputs.
 LAST = 5
 #: As it is, it has learned enough when this share of the error is gone: nothing comes twice as far.
 ENOUGH = 0.5
@@ -149,11 +149,11 @@ class Course:
         self.spent.runs += 1
         for loss in self.run(values, rate, steps):
             losses.append(loss)
-            if len(losses) >= LAST and self.gone(fmean(losses[-LAST:])) >= enough:
-                return self.gone(fmean(losses[-LAST:]))
+            if len(losses) >= LAST and self.gone(median(losses[-LAST:])) >= enough:
+                return self.gone(median(losses[-LAST:]))
         if len(losses) < steps + 1:  # broke off
             losses = losses[:1]
-        return self.gone(fmean(losses[-LAST:])) if losses else -math.inf
+        return self.gone(median(losses[-LAST:])) if losses else -math.inf
 
     def best(self, who: int, values: Values, rates: Iterable[float], enough: float, steps: int) -> float:
         """Return :meth:`at_rate` at the best of ``rates``; ``who`` starts is remembered with what suited it."""
