@@ -130,6 +130,7 @@ def examine(model: nn.Module, request: Request, faults: Mapping[str, Constructio
         fail_on=settings.fail_on,
         reproduce=_reproduce(settings, request.name),
         settings=dict(settings.given),
+        race=case.race,
     )
 
 
@@ -357,6 +358,7 @@ def _mended(measured: Measured, request: Request, findings: list[Finding]) -> li
             whole=_anew(measured, request),
             seed=request.settings.seed,
             called=called,
+            proven=case.race.fix if case.race is not None else "",
             alone=case.race.alone if case.race is not None else "",
         )
 

@@ -90,11 +90,10 @@ def mend(
     whole: Whole | None = None,
     seed: int = 0,
     called: str = "model",
+    proven: str = "",
     alone: str = "",
 ) -> list[Finding]:
     """Return the findings with fixes that were tried on a copy of ``model``, and without fixes that did not help.
-
-    Findings that have a fix already, because a race was won with it, keep it.
 
     Args:
         model: the model that was probed; it is not changed.
@@ -105,14 +104,18 @@ def mend(
         whole: what to try in place of more than a few edits.
         seed: seed of new values.
         called: what the fixes call the model.
-        alone: the parameter that is known to cure what has a fix already, when it alone is repaired.
+        proven: a fix that a race was won with, which needs no trial.
+        alone: the only parameter that it changes.
     """
     findings = list(findings)
     known = {*trace.parameters, *trace.layers}
     errors = [
         f
         for f in findings
-        if f.severity == "error" and f.rule in ABOUT_VALUES and known.issuperset(f.layers[:1]) and not f.fix
+        if f.severity == "error"
+        and f.rule in ABOUT_VALUES
+        and known.issuperset(f.layers[:1])
+        and not (proven and f.fix == proven)
     ]
     others = [f for f in findings if f.rule == "frozen-parameter"]
     suspects = list(suspects)
@@ -132,7 +135,10 @@ def mend(
     for f in others:
         plan = [Edit(n, "train") for n in f.layers]
         cured[f.rule] = _text(plan, called)
-    mended = [replace(f, fix=f.fix or cured.get(f.rule, "")) if f.rule in ABOUT_VALUES else f for f in findings]
+    mended = [
+        replace(f, fix=cured.get(f.rule, "")) if f.rule in ABOUT_VALUES and not (proven and f.fix == proven) else f
+        for f in findings
+    ]
     return [_following(f, alone, trace, suspects) if alone and f.rule in FOLLOW else f for f in mended]
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from .words import number
@@ -42,7 +43,7 @@ class Race:
         outcome: who won.
         heats: one for each task.
         fix: the lines that made the winner, where the model lost.
-        apart: parameters whose RMS the winner changed, with the factor by which the model's is larger, the furthest apart first.
+        apart: parameters whose RMS the winner changed -> the factor by which the model's is larger, the furthest apart first.
         alone: the only parameter that the winner changed; ``""`` where it changed several.
         passes: training steps that were run, of all that ran.
         runs: pairs of a start and a rate that were run.
@@ -52,7 +53,7 @@ class Race:
     outcome: Outcome
     heats: tuple[Heat, ...] = ()
     fix: str = ""
-    apart: tuple[tuple[str, float], ...] = ()
+    apart: Mapping[str, float] = field(default_factory=dict)
     alone: str = ""
     passes: int = 0
     runs: int = 0
@@ -64,12 +65,17 @@ class Race:
         return bool(self.heats) and all(h.bounded and h.gone >= LEARNED for h in self.heats)
 
     @property
-    def words(self) -> str:
-        """What the heat that separates least showed, for a message: ``"40 training steps on your loss take away 4 % of the error, ..."``."""
+    def closest(self) -> Heat | None:
+        """The heat that separates the model and its copy least."""
         heats = [h for h in self.heats if h.repaired is not None] or list(self.heats)
-        if not heats:
+        return min(heats, key=lambda h: (h.repaired or 0.0) - h.gone) if heats else None
+
+    @property
+    def words(self) -> str:
+        """What the closest heat showed, for a message: ``"40 training steps on your loss take away 4 % of the error, and 91 % ..."``."""
+        heat = self.closest
+        if heat is None:
             return ""
-        heat = min(heats, key=lambda h: (h.repaired or 0.0) - h.gone)
         other = "with the fix below" if self.fix else "with other start values"
         took = _share if heat.bounded else _fall
         verb, of = ("take away", " of the error") if heat.bounded else ("lower it by", "")

@@ -190,8 +190,8 @@ def test_the_winner_says_which_parameters_it_changed_and_by_how_much():
 
     assert found.outcome == "lost"
     assert found.alone == "4.weight"
-    assert [name for name, _ in found.apart] == ["4.weight"]
-    assert 100 < found.apart[0][1] < 300
+    assert list(found.apart) == ["4.weight"]
+    assert 100 < found.apart["4.weight"] < 300
 
 
 # -- the loss of a constant

@@ -170,9 +170,15 @@ class Course:
         """Return what progress the model makes as it is."""
         return self.best(-1, {}, RATES, self.enough, self.steps)
 
-    def of_copy(self, at: int, values: Values) -> float:
-        """Return what progress the repaired copy ``at`` makes."""
-        return self.best(at, values, COPY_RATES, self.done, self.steps)
+    def of_copy(self, at: int, values: Values, rates: Iterable[float] = COPY_RATES) -> float:
+        """Return what progress the repaired copy ``at`` makes at the best of ``rates``."""
+        return self.best(at, values, rates, self.done, self.steps)
+
+    @property
+    def suited(self) -> tuple[float, ...]:
+        """The rate at which a copy did best so far; all of them where none ran."""
+        tried = [(gone, rate) for at, runs in self.suits.items() if at >= 0 for rate, gone in runs.items()]
+        return (max(tried)[1],) if tried else COPY_RATES
 
     def arrives(self, at: int, values: Values) -> bool:
         """Whether the model comes nearly as far as the copy ``at`` when both train on, at the rates that suited them."""

@@ -160,11 +160,14 @@ def _smallest(copies: Copies, standings: Sequence[_Standing]) -> int:
     for at in order:
         for s in standings:
             if at not in s.copies:
-                s.copies[at] = s.course.of_copy(at, every[at].values)
-        if all(s.copies[at] >= NEARLY * s.copy() and s.own < CLEAR * s.copies[at] for s in standings):
+                s.copies[at] = s.course.of_copy(at, every[at].values, s.course.suited)
+            if s.copies[at] < NEARLY * s.copy() or not s.own < CLEAR * s.copies[at]:
+                break
+        else:
             return at
-    worst: dict[int, float] = {at: min(s.copies[at] for s in standings) for at in order}
-    return max(order, key=worst.__getitem__)
+    known = [at for at in order if all(at in s.copies for s in standings)]
+    worst: dict[int, float] = {at: min(s.copies[at] for s in standings) for at in known}
+    return max(known, key=worst.__getitem__)
 
 
 def _changed(push: Push, values: Values) -> list[str]:
@@ -172,10 +175,10 @@ def _changed(push: Push, values: Values) -> list[str]:
     return [n for n, new in values.items() if not torch.equal(push.parameters[n].detach(), new.to(push.parameters[n]))]
 
 
-def _apart(push: Push, names: Iterable[str], values: Values) -> tuple[tuple[str, float], ...]:
+def _apart(push: Push, names: Iterable[str], values: Values) -> dict[str, float]:
     found = []
     for name in names:
         own, theirs = rms(push.parameters[name].detach()), rms(values[name])
         if own > 0 and theirs > 0 and max(own / theirs, theirs / own) >= APART:
             found.append((name, own / theirs))
-    return tuple(sorted(found, key=lambda entry: -abs(math.log(entry[1]))))
+    return dict(sorted(found, key=lambda entry: -abs(math.log(entry[1]))))

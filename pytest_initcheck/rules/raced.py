@@ -119,39 +119,41 @@ def settled(case: Case, found: Iterable[Finding]) -> Iterator[Finding]:
     severity="error",
     threshold="where the first look leaves a doubt: up to 40 Adam steps at the best of 3e-3, 1e-3 and 3e-4, on your loss, or else on every task that "
     "the output admits; as it is, less than half of the error is gone that is gone from a repaired copy, which loses 15 % at least",
-    evidence="",
+    evidence="of 67 harmed foundry models 52 lost by it without a loss and 62 with theirs, of 82 harmless and 79 sound ones one and none; "
+    "and a model that nothing else speaks against is given 100 steps to come 85 % of the copy's way",
     limits="a fault that no candidate repairs, and one that shows after hundreds of steps only, is not seen; a head that is far too large "
     "is one for a squared error and none for a cross-entropy: pass your loss",
 )
 def outperformed(case: Case) -> Iterator[Finding]:
     """The same model with other start values learns much better from the same data."""
     race = case.race
-    if race is None or race.outcome != "lost":
+    if race is None or race.outcome != "lost" or race.closest is None:
         return
-    names = _names(case, race)
+    names, heat = _names(case, race), race.closest
     yield finding(
         "outperformed",
         "error",
         names,
         f"other start values of the same model learn better: {race.words}",
-        evidence={h.task: {"gone": h.gone, "repaired": h.repaired, "steps": h.steps} for h in race.heats},
+        evidence={"task": heat.task, "steps": heat.steps, "gone": heat.gone, "repaired": heat.repaired},
         cause=_cause(case, race, names),
         fix=race.fix,
     )
 
 
 def _names(case: Case, race: Race) -> list[str]:
-    known = [s.name for s in case.culprits if not s.common]
-    return (known or [name for name, _ in race.apart] or [s.name for s in case.culprits])[:LISTED] or [
-        x.name for x in case.trace.layers.values() if x.leaf
-    ][:1]
+    """What stands out of theory, single layers before a whole scheme; else what the winner changed most; else the first layer."""
+    single = [s.name for s in case.culprits if not s.common]
+    changed = list(race.apart)
+    first = [x.name for x in case.trace.layers.values() if x.leaf][:1]
+    return (single or [s.name for s in case.culprits] or changed or first)[:LISTED]
 
 
 def _cause(case: Case, race: Race, names: list[str]) -> str:
     for s in case.culprits:
         if s.name in names[:1] and s.cause:
             return s.cause
-    times = dict(race.apart).get(names[0]) if names else None
+    times = race.apart.get(names[0]) if names else None
     if times is None:
         return "the start values hold training up: other ones of the same model do not"
     return f"{names[0]} is {number(times)} times as large as in the copy that learns"
