@@ -24,6 +24,8 @@ from .tasks import Task
 
 #: A copy does clearly better when the model comes less than this share of its way, which is what harm means.
 CLEAR = 0.5
+#: An accused model that comes less than this share of the copy's way on one task is not asked about others.
+FAR_BEHIND = 0.25
 #: Of the copies that do clearly better, the smallest edit that comes this far on the way of the best is the fix.
 NEARLY = 0.85
 #: Small edits that are tried besides the whole of the model.
@@ -109,6 +111,8 @@ def _raced(push: Push, courses: Sequence[Course], copies: Copies, spent: Spent, 
         # One task that it masters clears a model of everything; one that it keeps up on clears it of a doubt.
         if not one.lost and (one.masters or not accused):
             return Race("held", (one.heat(),), passes=spent.passes, runs=spent.runs)
+        if accused and one.lost and one.own < FAR_BEHIND * one.copy():
+            break  # what forgives most comes first: who is far behind there masters nothing else
     heats = tuple(s.heat() for s in telling)
     if not telling:
         told = (
