@@ -44,7 +44,7 @@ class AttributesRead:
         return attribute in attributes or any(attribute.startswith(p) or attribute.endswith(p) for p in pieces)
 
     def _of(self, owner: nn.Module) -> tuple[set[str], set[str]]:
-        cls = type(owner)
+        cls = getattr(type(owner), "stands_for", type(owner))  # a training step stands for the model that it trains
         if cls not in self._by_owner:
             members = [
                 (name, member)
