@@ -302,8 +302,8 @@ def _raced(measured: Measured, request: Request, findings: Iterable[Finding]) ->
             probed = run_probe(measured.subject, call, guard=guard, loss=loss, seed=settings.seed, mode=settings.mode)
             probed.gradients.clear()
             push = push_of(probed, guard, seed=settings.seed)
-            wanted = tasks(push, loss)
             accused = rules.raced.accused(errors)
+            wanted = tasks(push, loss, offsets=accused)
             shown = race(push, _anew(measured, request), edits, wanted, accused=accused, steps=steps, limit=limit)
         except ProbeError:
             return case

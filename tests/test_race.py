@@ -27,7 +27,7 @@ from pytest_initcheck.rules.raced import settled, unclear
 def tanh_net(std: float | None, seed: int = 0) -> nn.Sequential:
     torch.manual_seed(seed)
     layers: list[nn.Module] = []
-    for _ in range(6):
+    for _ in range(12):
         layers += [nn.Linear(32, 32), nn.Tanh()]
     model = nn.Sequential(*layers, nn.Linear(32, 4))
     for m in model.modules():
@@ -47,7 +47,7 @@ def errors(report: Report) -> list[Finding]:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_network_that_hardly_speaks_is_failed_because_another_start_of_it_learns(seed):
-    found = errors(check_init(tanh_net(0.03, seed), vectors()))
+    found = errors(check_init(tanh_net(0.05, seed), vectors()))
 
     assert found
     assert "training steps" in found[0].summary
@@ -60,7 +60,7 @@ def test_its_healthy_twin_passes(seed):
 
 
 def test_the_offered_fix_runs_as_pasted_and_cures():
-    model = tanh_net(0.03)
+    model = tanh_net(0.05)
     fix = errors(check_init(model, vectors()))[0].fix
     torch.manual_seed(0)
     exec(fix, {"torch": torch, "model": model, "inputs": vectors()})
@@ -135,14 +135,14 @@ def healthy_copy(trial: nn.Module) -> str:
 
 
 def test_the_same_race_twice_is_the_same():
-    first = raced(tanh_net(0.03), vectors(), healthy_copy)
+    first = raced(tanh_net(0.05), vectors(), healthy_copy)
 
-    assert first == raced(tanh_net(0.03), vectors(), healthy_copy)
+    assert first == raced(tanh_net(0.05), vectors(), healthy_copy)
     assert first.outcome == "lost"
 
 
 def test_a_race_leaves_no_trace_even_when_it_is_interrupted():
-    model = tanh_net(0.03)
+    model = tanh_net(0.05)
     before, state = copy.deepcopy(model.state_dict()), torch.get_rng_state()
 
     def interrupted(trial: nn.Module) -> str:
@@ -173,8 +173,8 @@ def test_out_of_memory_and_out_of_budget_are_said():
     def greedy(trial: nn.Module) -> str:
         raise MemoryError
 
-    hungry = raced(tanh_net(0.003), vectors(), greedy)
-    short = raced(tanh_net(0.003), vectors(), healthy_copy, limit=5)
+    hungry = raced(tanh_net(0.03), vectors(), greedy)
+    short = raced(tanh_net(0.03), vectors(), healthy_copy, limit=5)
 
     assert (hungry.outcome, short.outcome) == ("open", "open")
     assert "memory" in hungry.told
@@ -186,7 +186,7 @@ def test_the_winner_says_which_parameters_it_changed_and_by_how_much():
         nn.init.normal_(trial.get_parameter("4.weight"), std=1 / 8)
         return "one"
 
-    found = raced(large_head(300.0), vectors(), one)
+    found = raced(large_head(300.0), vectors(), one, accused=True)
 
     assert found.outcome == "lost"
     assert found.alone == "4.weight"

@@ -34,8 +34,9 @@ DONE = 0.05
 #: A task says something once a copy, or the model, has lost this share of the error; of a loss without end, as a share of its
 #: size at the start.
 LEARNED, FELL = 0.15, 0.05
-#: A model that comes this far on the copy's way in the last heat was only late, and is harmless by the measure of what harm is.
-ARRIVED = 0.85
+#: A model that comes this far on the copy's way in the last heat was only late: half, which is the measure of harm; and where the
+#: samples are the same in every step, and can be learned by heart in the end, what is harmless by the measure of harm.
+ARRIVED, ARRIVED_BY_HEART = 0.5, 0.85
 
 #: Start values by name of parameter; what is not there starts as it is.
 Values = Mapping[str, Tensor]
@@ -185,7 +186,8 @@ class Course:
         rates = sorted(self.suits[-1], key=lambda rate: -self.suits[-1][rate])[:2]
         copy_rate = max(self.suits[at], key=lambda rate: self.suits[at][rate])
         theirs = self.at_rate(values, copy_rate, self.done, LAST_HEAT)
-        return self.best(-1, {}, rates, ARRIVED * theirs, LAST_HEAT) >= ARRIVED * theirs
+        there = (ARRIVED if self.task.fresh else ARRIVED_BY_HEART) * theirs
+        return self.best(-1, {}, rates, there, LAST_HEAT) >= there
 
     @property
     def enough(self) -> float:

@@ -53,12 +53,13 @@ class Task:
     fresh: bool = True
 
 
-def tasks(push: Push, loss: Loss | None = None) -> list[Task]:
+def tasks(push: Push, loss: Loss | None = None, *, offsets: bool = False) -> list[Task]:
     """Return what the model of ``push`` may be asked to learn; the user's loss alone, where there is one.
 
     Args:
         push: the model and what it returned.
         loss: the user's, from the model's output to a scalar.
+        offsets: whether what all samples of an output have in common has to be learned as well.
     """
     if loss is not None:
         with torch.no_grad():
@@ -82,7 +83,7 @@ def tasks(push: Push, loss: Loss | None = None) -> list[Task]:
     ):
         found.append(_classes(push, start))
     if not found or _form(start) == "scores":
-        found.append(_regression(push, scored))
+        found.append(_regression(push, scored, offsets=offsets))
     return found
 
 
@@ -141,27 +142,32 @@ def _classes(push: Push, start: Tensor) -> Task:
     return Task("classes of the samples", loss, max(float(-(share * share.log()).sum()), 0.1))
 
 
-def _regression(push: Push, scored: Sequence[int]) -> Task:
+def _regression(push: Push, scored: Sequence[int], *, offsets: bool) -> Task:
     """Random smooth functions of the inputs, for all outputs jointly; for bounded outputs, small enough to stay inside.
 
-    What all samples have in common is not asked for: an output may start anywhere on purpose (a log-variance at -4).
+    Without ``offsets``, what all samples have in common is not asked for: an output may start anywhere on purpose (a
+    log-variance at -4).
     """
-    wanted: dict[int, tuple[Target, float]] = {}
+    wanted: dict[int, tuple[Target, float, float]] = {}
     for i in scored:
         output = push.probed.outputs[i]
-        unit = natural_unit(output)
+        unit, middle = natural_unit(output), 0.0
         low, high = (float(v) for v in torch.aminmax(output)) if output.numel() else (0.0, 0.0)
-        if unit == 1.0 and low >= 0 and high <= 1:
-            unit = INSIDE
-        wanted[i] = (_target(push, output), unit)
+        if unit != 1.0:
+            middle = float(output.float().mean())
+        elif low >= 0 and high <= 1:
+            unit, middle = INSIDE, min(max(float(output.float().mean()), INSIDE), 1 - INSIDE)
+        wanted[i] = (_target(push, output), unit, middle)
     batch = push.probed.batch
 
     def loss(_raw: Any, outputs: Sequence[Tensor], inputs: Sequence[Tensor]) -> Tensor:
         parts = []
-        for i, (target, unit) in wanted.items():
-            goal = centred(target(inputs).to(outputs[i].device), batch) * unit
+        for i, (target, unit, middle) in wanted.items():
+            goal, said = target(inputs).to(outputs[i].device) * unit, outputs[i].float() - middle
+            if not offsets:
+                goal, said = centred(goal, batch), centred(said, batch)
             nothing = goal.square().mean().clamp_min((0.1 * unit) ** 2)
-            parts.append((centred(outputs[i].float(), batch) - goal).square().mean() / nothing)
+            parts.append((said - goal).square().mean() / nothing)
         return torch.stack(parts).mean()
 
     return Task("smooth functions of the input", loss, 1.0)

@@ -119,8 +119,8 @@ def settled(case: Case, found: Iterable[Finding]) -> Iterator[Finding]:
     severity="error",
     threshold="where the first look leaves a doubt: up to 40 Adam steps at the best of 3e-3, 1e-3 and 3e-4, on your loss, or else on every task that "
     "the output admits; as it is, less than half of the error is gone that is gone from a repaired copy, which loses 15 % at least",
-    evidence="of 67 harmed foundry models 52 lost by it without a loss and 62 with theirs, of 82 harmless and 79 sound ones one and none; "
-    "and a model that nothing else speaks against is given 100 steps to come 85 % of the copy's way",
+    evidence="on 67 harmed foundry models a copy comes more than twice as far on 57 without a loss and on 62 with theirs, on 82 harmless and 79 sound "
+    "ones on one and two; a model that nothing else speaks against must still be behind after 100 steps, which clears these",
     limits="a fault that no candidate repairs, and one that shows after hundreds of steps only, is not seen; a head that is far too large "
     "is one for a squared error and none for a cross-entropy: pass your loss",
 )
