@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
@@ -63,6 +63,7 @@ def check(
     settings: Settings,
     name: str | None = None,
     extra_rules: Mapping[str, rules.Rule] | None = None,
+    race: Literal["doubt", "accused", "none"] = "doubt",
     fixes: bool = True,
 ) -> Report:
     """As :func:`check_init`, with parsed settings and a name for the report (what the surfaces call).
@@ -72,6 +73,7 @@ def check(
         settings: what is asked for.
         name: what the report calls the model; its class name if ``None``.
         extra_rules: rules of other plugins by name.
+        race: which models are raced against repaired copies: those in doubt, accused ones alone, or none.
         fixes: whether to try fixes on a copy of an unhealthy model.
 
     Raises:
@@ -79,7 +81,7 @@ def check(
             ``ProbeError``.
     """
     try:
-        return _check(model, Request(inputs, loss, settings, name, extra_rules or {}, fixes))
+        return _check(model, Request(inputs, loss, settings, name, extra_rules or {}, race, fixes))
     except InitcheckError:
         raise
     except Exception as error:

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from .race_records import Heat, Race
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -381,6 +383,7 @@ class Report:
         settings: the settings that differ from their defaults.
         seeds: with several seeds, how many of them are sick; else ``None``.
         spread: with several seeds, the least, median and greatest activation RMS of each layer over the initialisations.
+        race: how the model fared against repaired copies of it; ``None`` where there was no need to ask.
     """
 
     model: str
@@ -394,6 +397,7 @@ class Report:
     settings: Mapping[str, Any] = field(default_factory=dict)
     seeds: Seeds | None = None
     spread: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
+    race: Race | None = None
 
     @property
     def layers(self) -> Mapping[str, LayerRecord]:
@@ -447,6 +451,7 @@ class Report:
             settings=data["settings"],
             seeds=None if seeds is None else Seeds(seeds["count"], tuple(seeds["sick"])),
             spread={k: tuple(_number(x) for x in v) for k, v in data.get("spread", {}).items()},
+            race=_race(data.get("race")),
         )
 
     def __str__(self) -> str:
@@ -464,6 +469,14 @@ class Report:
         from .render import plot
 
         return plot(self, ax=ax)
+
+
+def _race(data: Mapping[str, Any] | None) -> Race | None:
+    if data is None:
+        return None
+    heats = tuple(Heat(**{k: _number(v) for k, v in heat.items()}) for heat in data["heats"])
+    apart = {name: _number(factor) for name, factor in data["apart"].items()}
+    return Race(**{**data, "heats": heats, "apart": apart})
 
 
 def plain(value: Any) -> Any:

@@ -18,10 +18,11 @@ ROOT = Path(__file__).parents[1]
 
 #: From the ground up. Whatever a module imports, at its top or in a function, stands on its own floor or below.
 FLOORS = (
-    ("errors", "phases", "records", "settings", "thresholds", "gain_table", "words"),
+    ("errors", "phases", "race_records", "records", "settings", "thresholds", "gain_table", "words"),
     ("rules",),
     ("probing",),
     ("models", "response"),
+    ("race",),
     ("schemes",),
     ("statements",),
     ("mend", "examine", "seeds", "check", "apply", "expect"),
@@ -75,6 +76,7 @@ LAZY = {
 #: Importing these does not import torch: the controller of xdist, --help and the renderers do without it.
 WITHOUT_TORCH = (
     "errors",
+    "race_records",
     "records",
     "settings",
     "thresholds",

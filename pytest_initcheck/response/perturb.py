@@ -65,11 +65,11 @@ def push_of(probed: Probed, guard: Guard, *, seed: int = 0) -> Push:
 def _disturber(probed: Probed, seed: int) -> Callable[[float], Disturbed] | None:
     """Noise on the floating inputs; where all inputs are ids, on what the layers that take them return."""
     given = probed.inputs()
-    if any(_disturbable(t) for t in given):
+    if any(disturbable(t) for t in given):
 
         def on_inputs(size: float) -> Disturbed:
             generator = torch.Generator().manual_seed(seed + 2)
-            swap = {id(t): _noisy(t, size, generator) for t in probed.inputs() if _disturbable(t)}
+            swap = {id(t): noisy(t, size, generator) for t in probed.inputs() if disturbable(t)}
             arrived: set[int] = set()
             args, kwargs = (replaced(given, swap, arrived) for given in (probed.call.args, probed.call.kwargs))
             return Disturbed(probed.select(probed.rerun_raw(args, kwargs)), size if arrived else 0.0)
@@ -101,7 +101,7 @@ def _swapper(probed: Probed) -> Callable[[], Disturbed] | None:
     return swapped
 
 
-def _disturbable(tensor: Tensor) -> bool:
+def disturbable(tensor: Tensor) -> bool:
     """Whether ``tensor`` is a signal: floating, finite, and not a mask of two values."""
     if not is_dense(tensor) or not tensor.is_floating_point() or tensor.numel() < 2 or tensor.is_inference():
         return False
@@ -112,7 +112,8 @@ def _disturbable(tensor: Tensor) -> bool:
     return not bool(((flat == low) | (flat == high)).all())
 
 
-def _noisy(tensor: Tensor, size: float, generator: torch.Generator) -> Tensor:
+def noisy(tensor: Tensor, size: float, generator: torch.Generator) -> Tensor:
+    """Return ``tensor`` with noise of ``size`` times its RMS."""
     noise = torch.randn(tensor.shape, generator=generator).to(tensor.device)
     scale = tensor.detach().float().square().mean().sqrt() * size
     return (tensor.detach().float() + noise * scale).to(tensor.dtype)
@@ -130,7 +131,7 @@ def _noise_behind_ids(size: float, generator: torch.Generator) -> Iterator[list[
         if not isinstance(output, Tensor) or not output.is_floating_point() or output.numel() < 2:
             return None
         reached.append(type(module).__name__)
-        return _noisy(output, size, generator)
+        return noisy(output, size, generator)
 
     handle = register_module_forward_hook(hook)
     try:

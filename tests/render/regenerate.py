@@ -26,7 +26,7 @@ if __name__ == "__main__":
 else:
     from .samples import SAMPLES
 
-from pytest_initcheck import records  # noqa: E402  (after the path is set)
+from pytest_initcheck import race_records, records  # noqa: E402  (after the path is set)
 from pytest_initcheck.render import github_annotations, markdown, sarif, terminal  # noqa: E402
 
 
@@ -79,7 +79,7 @@ def golden() -> dict[Path, str]:
 
 RECORDS = (
     records.Report, records.Finding, records.Trace, records.LayerRecord, records.ParameterRecord, records.Stats,
-    records.Histogram, records.Response, records.Seeds,
+    records.Histogram, records.Response, records.Seeds, race_records.Race, race_records.Heat,
 )  # fmt: skip
 
 
@@ -130,7 +130,7 @@ def schema(*, strict: bool = False) -> dict[str, Any]:
     }
     for record in RECORDS:
         sentence, attributes = described(record)
-        hints = typing.get_type_hints(record, vars(records))
+        hints = typing.get_type_hints(record, vars(sys.modules[record.__module__]))
         properties = {f.name: {"description": attributes[f.name], **type_schema(hints[f.name])} for f in fields(record)}
         definitions[record.__name__] = {
             "description": sentence,
@@ -221,7 +221,7 @@ def page() -> str:
     parts = [PAGE.replace("{version}", str(records.SCHEMA_VERSION))]
     for record in RECORDS:
         sentence, attributes = described(record)
-        hints = typing.get_type_hints(record, vars(records))
+        hints = typing.get_type_hints(record, vars(sys.modules[record.__module__]))
         parts.append(f"## {record.__name__}\n\n{sentence}\n\n| key | type | meaning |\n|---|---|---|")
         rows = [("schema_version", "integer", "version of this layout")] if record is records.Report else []
         rows += [(f.name, type_words(hints[f.name]), attributes[f.name]) for f in fields(record)]
