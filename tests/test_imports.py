@@ -45,17 +45,18 @@ LAZY = {
         ("cli.recommend", "apply"),
         ("cli.recommend", "models.build"),
     },
-    "pytest stays away from the command until a file with cases is named": {
-        ("cli.check", "plugin.items"),
-        ("cli.recommend", "plugin.items"),
+    "a run that does not use the plugin has next to nothing of it": {
+        ("plugin", "hookspecs"),
+        ("plugin", "plugin.hooks"),
     },
     "a run that names no model, or a command that only shows its help, needs none of it": {
         ("cli.check", "hookspecs"),
         ("cli.check", "models.targets"),
         ("cli.check", "render"),
+        ("cli.check", "surfaces.cases"),
         ("cli.recommend", "models.targets"),
+        ("cli.recommend", "surfaces.cases"),
         ("plugin.baselines", "records"),
-        ("plugin.hooks", "hookspecs"),
         ("plugin.hooks", "models.targets"),
         ("plugin.hooks", "plugin.baselines"),
         ("plugin.hooks", "records"),
