@@ -63,9 +63,8 @@ __all__ = [*sorted(_HOME), "__version__"]
 
 def __getattr__(name: str) -> Any:
     if name in _HOME:
-        value = getattr(import_module(f".{_HOME[name]}", __name__), name)
-        globals()[name] = value
-        return value
+        # Not kept: where pytest runs inside pytest, the inner run drops the modules that it imported.
+        return getattr(import_module(f".{_HOME[name]}", __name__), name)
     if name == "__version__":
         from importlib.metadata import version
 

@@ -56,7 +56,7 @@ def initcheck(request: pytest.FixtureRequest) -> Check:
 def pytest_pycollect_makeitem(
     collector: pytest.Module | pytest.Class, name: str, obj: object
 ) -> list[ModelItem] | None:
-    if _CASES not in sys.modules:
+    if "__initcheck_case__" not in getattr(obj, "__dict__", ()):
         return None
     from . import hooks
 
