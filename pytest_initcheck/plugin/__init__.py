@@ -9,6 +9,7 @@ or the fixture asks for :mod:`.hooks`, and with it for the rest.
 from __future__ import annotations
 
 import sys
+from importlib.machinery import PathFinder
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,7 +17,8 @@ import pytest
 from . import options
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Sequence
+    from importlib.machinery import ModuleSpec
 
     from .hooks import Check
     from .items import ModelItem
@@ -36,7 +38,17 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
     pluginmanager.add_hookspecs(hookspecs)
 
 
+class _AsALibrary:
+    """Finds the rest of this package ahead of pytest, which would rewrite 100 modules, and without bytecode in every run anew."""
+
+    @staticmethod
+    def find_spec(name: str, path: Sequence[str] | None, _target: Any = None) -> ModuleSpec | None:
+        return PathFinder.find_spec(name, path) if name.startswith("pytest_initcheck.") else None
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    sys.meta_path.insert(0, _AsALibrary)
+    config.add_cleanup(lambda: sys.meta_path.remove(_AsALibrary) if _AsALibrary in sys.meta_path else None)
     config.addinivalue_line("markers", options.marker())
     if options.asked(config):
         from . import hooks

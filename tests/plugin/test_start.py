@@ -90,10 +90,22 @@ def test_an_idle_run_imports_what_it_must(project: pytest.Pytester, arguments: t
 def test_a_marker_asks_for_more(project: pytest.Pytester):
     project.makepyfile(test_it="import pytest\n\n@pytest.mark.initcheck(seed=1)\ndef test_it(): pass\n")
 
-    ours, _ = imported(project)
+    ours, rewritten = imported(project)
 
     assert "pytest_initcheck.plugin.hooks" in ours
     assert "pytest_initcheck.check" not in ours
+    assert rewritten == []
+
+
+def test_what_tests_import_is_imported_as_any_library(project: pytest.Pytester):
+    project.makepyfile(
+        test_it="from pytest_initcheck.words import plural\n\ndef test_it(): assert plural(2, 'model') == '2 models'\n"
+    )
+
+    ours, rewritten = imported(project, "--initcheck-watch=off")
+
+    assert "pytest_initcheck.words" in ours
+    assert rewritten == []
 
 
 @pytest.mark.parametrize("name", [n for n in options.SILENT if n != "initcheck_baseline"])
