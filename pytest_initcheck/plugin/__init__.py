@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from . import options
-
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
     from importlib.machinery import ModuleSpec
@@ -23,6 +21,18 @@ if TYPE_CHECKING:
     from .hooks import Check
     from .items import ModelItem
 
+
+class _AsALibrary:
+    """Finds the rest of this package ahead of pytest, which would rewrite 100 modules, and without bytecode in every run anew."""
+
+    @staticmethod
+    def find_spec(name: str, path: Sequence[str] | None, _target: Any = None) -> ModuleSpec | None:
+        return PathFinder.find_spec(name, path) if name.startswith("pytest_initcheck.") else None
+
+
+sys.meta_path.insert(0, _AsALibrary)
+
+from . import options  # noqa: E402  # found by it
 
 #: Until this is imported, nobody can have decorated a factory.
 _CASES = "pytest_initcheck.surfaces.cases"
@@ -38,16 +48,9 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
     pluginmanager.add_hookspecs(hookspecs)
 
 
-class _AsALibrary:
-    """Finds the rest of this package ahead of pytest, which would rewrite 100 modules, and without bytecode in every run anew."""
-
-    @staticmethod
-    def find_spec(name: str, path: Sequence[str] | None, _target: Any = None) -> ModuleSpec | None:
-        return PathFinder.find_spec(name, path) if name.startswith("pytest_initcheck.") else None
-
-
 def pytest_configure(config: pytest.Config) -> None:
-    sys.meta_path.insert(0, _AsALibrary)
+    if _AsALibrary not in sys.meta_path:  # pytest runs inside pytest
+        sys.meta_path.insert(0, _AsALibrary)
     config.add_cleanup(lambda: sys.meta_path.remove(_AsALibrary) if _AsALibrary in sys.meta_path else None)
     config.addinivalue_line("markers", options.marker())
     if options.asked(config):
