@@ -9,7 +9,7 @@ from typing import Literal
 from .words import number
 
 #: ``"lost"``: a repaired copy does clearly better; ``"held"``: none does, and the model learned; ``"open"``: neither can be said.
-Outcome = Literal["lost", "held", "open"]
+Ending = Literal["lost", "held", "open"]
 
 #: Share of the error after which a model has learned a task.
 LEARNED = 0.5
@@ -50,7 +50,7 @@ class Race:
         told: why it is open, in words.
     """
 
-    outcome: Outcome
+    outcome: Ending
     heats: tuple[Heat, ...] = ()
     fix: str = ""
     apart: Mapping[str, float] = field(default_factory=dict)

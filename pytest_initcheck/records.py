@@ -18,7 +18,7 @@ Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 
 #: Version of the layout of :meth:`Report.to_dict`; raised when a key changes its meaning or goes away.
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -411,8 +411,13 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON-ready data (NaN and infinities become strings)."""
-        data = plain(self)
-        assert isinstance(data, dict)
+        data = {f.name: plain(getattr(self, f.name)) for f in fields(self) if f.name != "trace"}
+        trace = {f.name: getattr(self.trace, f.name) for f in fields(self.trace)}
+        tables = {
+            "layers": _columns(LayerRecord, self.layers),
+            "parameters": _columns(ParameterRecord, self.parameters),
+        }
+        data["trace"] = {name: tables[name] if name in tables else plain(value) for name, value in trace.items()}
         return {"schema_version": SCHEMA_VERSION, **data}
 
     @classmethod
@@ -428,8 +433,8 @@ class Report:
                 f"a report of schema version {version!r} cannot be read: this version reads {SCHEMA_VERSION}"
             )
         trace = dict(data["trace"])
-        trace["layers"] = {k: _layer(v) for k, v in trace["layers"].items()}
-        trace["parameters"] = {k: _parameter(v) for k, v in trace["parameters"].items()}
+        trace["layers"] = {row["name"]: _layer(row) for row in _rows(trace["layers"])}
+        trace["parameters"] = {row["name"]: _parameter(row) for row in _rows(trace["parameters"])}
         trace["output"] = _stats(trace["output"])
         trace["edges"] = {k: tuple(v) for k, v in trace["edges"].items()}
         for key in ("inputs", "unseen"):
@@ -495,6 +500,35 @@ def plain(value: Any) -> Any:
         if isinstance(value, kind):
             return kind(value)  # numpy's float64 is a float, but xdist's wire knows only the built-in one
     return str(value)
+
+
+def _columns(kind: type, records: Mapping[str, Any]) -> dict[str, Any]:
+    """Records as a table, a list for each field: what a thousand records would repeat, the names of fields, stands there once."""
+    rows = list(records.values())
+    table: dict[str, Any] = {}
+    for f in fields(kind):
+        column = [getattr(row, f.name) for row in rows]
+        if not str(f.type).startswith("Stats"):
+            table[f.name] = [plain(value) for value in column]
+        elif all(stats is None for stats in column):
+            table[f.name] = None
+        else:
+            table[f.name] = {
+                s.name: [None if stats is None else plain(getattr(stats, s.name)) for stats in column]
+                for s in fields(Stats)
+            }
+    return table
+
+
+def _rows(table: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The table of :func:`_columns` as one dict for each record."""
+    count = len(table["name"])
+    columns = {name: [None] * count if column is None else column for name, column in table.items()}
+    for name, column in columns.items():
+        if isinstance(column, Mapping):
+            stats = [dict(zip(column, values, strict=True)) for values in zip(*column.values(), strict=True)]
+            columns[name] = [None if one["count"] is None else one for one in stats]
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
 def _number(value: Any) -> Any:

@@ -18,7 +18,7 @@ from .. import rules
 from ..errors import SettingsError
 from ..statements.drift import Drift, Sample, comparisons, drifted, sample_of
 from .baseline_file import Samples, dump, load
-from .configuration import CONFIGURATION
+from .configuration import configured
 from .paths import relative
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class Baseline:
     """
 
     def __init__(self, config: pytest.Config) -> None:
-        found = config.stash[CONFIGURATION]
+        found = configured(config)
         assert found.baseline is not None
         self._path = found.baseline
         self._called = relative(found.baseline, config.rootpath)

@@ -17,7 +17,8 @@ import pytest
 from ..surfaces.hooked import extra_rules
 from ..surfaces.progress import shown_in
 from ..words import plural, some
-from .configuration import CONFIGURATION, settings_for
+from . import configuration
+from .configuration import settings_for
 from .items import ModelItem
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class SuiteWatch:
     """
 
     def __init__(self, config: pytest.Config, *, configured: bool) -> None:
-        found = config.stash[CONFIGURATION]
+        found = configuration.configured(config)
         self._config = config
         self._fails = found.watch == "fail"
         self._budget = found.watch_budget

@@ -16,6 +16,7 @@ from ..errors import ProbeError
 from ..phases import doing
 from ..records import Histogram, Trace
 from ..words import first_line
+from .backward import start
 from .call import Call
 from .graph import Graph
 from .guard import Guard
@@ -246,7 +247,9 @@ def gradients(
     trained = [leaf for leaf in leaves if leaf.requires_grad]
     if not trained:
         return [None] * len(leaves)
-    found = iter(torch.autograd.grad(roots, trained, signals, allow_unused=True, retain_graph=retain_graph))
+    if signals is not None:
+        roots = [start(roots, signals)]
+    found = iter(torch.autograd.grad(roots, trained, allow_unused=True, retain_graph=retain_graph))
     every = [next(found) if leaf.requires_grad else None for leaf in leaves]
     return [g if g is None or g.layout is torch.strided else g.to_dense() for g in every]
 
@@ -379,7 +382,7 @@ def _backward(
         # A reentrant checkpoint runs a backward of its own and refuses autograd.grad; the guard has set .grad aside.
         for head in heads if loss is not None else ():
             head.retain_grad()
-        torch.autograd.backward(roots, signals, retain_graph=keep)
+        torch.autograd.backward(start(roots, signals), retain_graph=keep)
         every: list[Tensor | None] = [leaf.grad for leaf in leaves]
         for leaf in leaves:
             leaf.grad = None

@@ -19,6 +19,7 @@ from ..words import first_line, named_error
 from .call import Call
 from .guard import Guard, has_lazy
 from .layers import Watch
+from .numpys import seed_numpy
 from .switches import switches_kept
 
 #: Wrappers that run one module on several devices; that module, ``.module``, is the one that is probed.
@@ -112,11 +113,10 @@ def subject_of(
 
 
 def seed_all(seed: int) -> None:
-    """Seed torch's, Python's and (if imported) numpy's generators."""
+    """Seed torch's, Python's and numpy's generators."""
     torch.manual_seed(seed)
     random.seed(seed)
-    if (numpy := sys.modules.get("numpy")) is not None:
-        numpy.random.seed(seed % 2**32)
+    seed_numpy(seed)
 
 
 def _unwrapped(model: nn.Module, call: Call, guard: Guard) -> tuple[nn.Module, list[str]]:

@@ -11,7 +11,7 @@ from torch import nn
 
 from ..errors import InitcheckError
 from ..response.perturb import Push
-from .course import Values
+from .course import StartValues
 
 #: Changes a model in place, and returns the lines that do the same.
 Repair = Callable[[nn.Module], str]
@@ -22,7 +22,7 @@ class Copy:
     """A repair: the lines that do it, and the start values that it gives."""
 
     text: str
-    values: Values
+    values: StartValues
 
 
 class Copies:

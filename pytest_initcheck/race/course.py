@@ -39,7 +39,7 @@ LEARNED, FELL = 0.15, 0.05
 ARRIVED, ARRIVED_BY_HEART = 0.5, 0.85
 
 #: Start values by name of parameter; what is not there starts as it is.
-Values = Mapping[str, Tensor]
+StartValues = Mapping[str, Tensor]
 
 
 @dataclass
@@ -80,7 +80,7 @@ class Course:
     base: float = math.nan
     suits: dict[int, dict[float, float]] = field(default_factory=dict)
 
-    def run(self, values: Values, rate: float, steps: int) -> Iterator[float]:
+    def run(self, values: StartValues, rate: float, steps: int) -> Iterator[float]:
         """Train from ``values`` and yield the loss before each step, and after the last one; ends where it breaks off.
 
         The parameters are put back when the iterator is closed or used up.
@@ -126,7 +126,7 @@ class Course:
             return self.base - loss
         return (self.base - loss) / max(abs(self.base), 1e-12)
 
-    def begin(self, starts: Iterable[Values]) -> None:
+    def begin(self, starts: Iterable[StartValues]) -> None:
         """Let progress be counted from what a constant pays; where nobody knows, from the best of ``starts``."""
         self.base = math.nan if self.task.unit is None else self.task.unit
         if self.task.unit is None:
@@ -137,7 +137,7 @@ class Course:
         """Progress from which on the task says something."""
         return LEARNED if self.task.unit is not None else FELL * abs(self.base)
 
-    def at_rate(self, values: Values, rate: float, enough: float, steps: int) -> float:
+    def at_rate(self, values: StartValues, rate: float, enough: float, steps: int) -> float:
         """Return what progress is made from ``values``; ``-inf`` where the run breaks off at once.
 
         Args:
@@ -156,7 +156,7 @@ class Course:
             losses = losses[:1]
         return self.gone(median(losses[-LAST:])) if losses else -math.inf
 
-    def best(self, who: int, values: Values, rates: Iterable[float], enough: float, steps: int) -> float:
+    def best(self, who: int, values: StartValues, rates: Iterable[float], enough: float, steps: int) -> float:
         """Return :meth:`at_rate` at the best of ``rates``; ``who`` starts is remembered with what suited it."""
         best = -math.inf
         for rate in rates:
@@ -171,7 +171,7 @@ class Course:
         """Return what progress the model makes as it is."""
         return self.best(-1, {}, RATES, self.enough, self.steps)
 
-    def of_copy(self, at: int, values: Values, rates: Iterable[float] = COPY_RATES) -> float:
+    def of_copy(self, at: int, values: StartValues, rates: Iterable[float] = COPY_RATES) -> float:
         """Return what progress the repaired copy ``at`` makes at the best of ``rates``."""
         return self.best(at, values, rates, self.done, self.steps)
 
@@ -181,7 +181,7 @@ class Course:
         tried = [(gone, rate) for at, runs in self.suits.items() if at >= 0 for rate, gone in runs.items()]
         return (max(tried)[1],) if tried else COPY_RATES
 
-    def arrives(self, at: int, values: Values) -> bool:
+    def arrives(self, at: int, values: StartValues) -> bool:
         """Whether the model comes nearly as far as the copy ``at`` when both train on, at the rates that suited them."""
         rates = sorted(self.suits[-1], key=lambda rate: -self.suits[-1][rate])[:2]
         copy_rate = max(self.suits[at], key=lambda rate: self.suits[at][rate])

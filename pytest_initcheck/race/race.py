@@ -19,7 +19,7 @@ import torch
 from ..race_records import Heat, Race
 from ..response.perturb import Push, rms
 from .copies import Copies, Repair
-from .course import STEPS, Course, Spent, TooLong, Values
+from .course import STEPS, Course, Spent, TooLong, StartValues
 from .tasks import Task
 
 #: A copy does clearly better when the model comes less than this share of its way, which is what harm means.
@@ -174,12 +174,12 @@ def _smallest(copies: Copies, standings: Sequence[_Standing]) -> int:
     return max(known, key=worst.__getitem__)
 
 
-def _changed(push: Push, values: Values) -> list[str]:
+def _changed(push: Push, values: StartValues) -> list[str]:
     push.restore()
     return [n for n, new in values.items() if not torch.equal(push.parameters[n].detach(), new.to(push.parameters[n]))]
 
 
-def _apart(push: Push, names: Iterable[str], values: Values) -> dict[str, float]:
+def _apart(push: Push, names: Iterable[str], values: StartValues) -> dict[str, float]:
     found = []
     for name in names:
         own, theirs = rms(push.parameters[name].detach()), rms(values[name])

@@ -33,7 +33,7 @@ MAP_RANK = 4
 
 Loss = Callable[[Any], Tensor]
 #: Inputs, in the order of the call -> what to learn from them.
-Target = Callable[[Sequence[Tensor]], Tensor]
+Wanted = Callable[[Sequence[Tensor]], Tensor]
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ def _regression(push: Push, scored: Sequence[int], *, offsets: bool) -> Task:
     Without ``offsets``, what all samples have in common is not asked for: an output may start anywhere on purpose (a
     log-variance at -4).
     """
-    wanted: dict[int, tuple[Target, float, float]] = {}
+    wanted: dict[int, tuple[Wanted, float, float]] = {}
     for i in scored:
         output = push.probed.outputs[i]
         unit, middle = natural_unit(output), 0.0
@@ -217,10 +217,10 @@ class _Features:
         return total
 
 
-def _target(push: Push, output: Tensor) -> Target:
+def _target(push: Push, output: Tensor) -> Wanted:
     """Centred targets of unit RMS: for every place of a map or sequence a function of the input there, else of all of it."""
     generator = torch.Generator().manual_seed(push.seed + 3)
-    raw: Target | None = None
+    raw: Wanted | None = None
     if output.ndim > 2 and sample_dim(output, push.probed.batch) == 0:
         raw = next(
             (t for i in range(len(push.probed.inputs())) if (t := _local(push, i, output, generator)) is not None), None
@@ -239,7 +239,7 @@ def _target(push: Push, output: Tensor) -> Target:
     return target
 
 
-def _whole(push: Push, output: Tensor, generator: torch.Generator) -> Target:
+def _whole(push: Push, output: Tensor, generator: torch.Generator) -> Wanted:
     dim = sample_dim(output, push.probed.batch) or 0
     rest = [s for d, s in enumerate(output.shape) if d != dim]
     features = _Features(push, RANK)
@@ -251,7 +251,7 @@ def _whole(push: Push, output: Tensor, generator: torch.Generator) -> Target:
     return target
 
 
-def _local(push: Push, at: int, output: Tensor, generator: torch.Generator) -> Target | None:
+def _local(push: Push, at: int, output: Tensor, generator: torch.Generator) -> Wanted | None:
     """Mixed channels of an input that has the places of the output; ``None`` if it is no such input."""
     x = push.probed.inputs()[at]
     if not x.is_floating_point() or x.ndim != output.ndim or x.shape[0] != output.shape[0]:
@@ -270,7 +270,7 @@ def _local(push: Push, at: int, output: Tensor, generator: torch.Generator) -> T
     return target
 
 
-def _maps(push: Push, output: Tensor, generator: torch.Generator) -> Target:
+def _maps(push: Push, output: Tensor, generator: torch.Generator) -> Wanted:
     """A few functions of the inputs, each with a slow wave over the places of the output."""
     features = _Features(push, MAP_RANK)
     channel = output.ndim - 1 if output.ndim == 3 else 1

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from .. import thresholds
 from ..errors import ProbeError
+from ..probing.dispatch import Mode
 from ..probing.modules import clean, measurable, sample_dim, tensors
 from .exchange import exchanged
 from .perturb import Push, rms
@@ -116,11 +116,11 @@ def _first(before: list[tuple[str, Tensor]], after: list[tuple[str, Tensor]], al
     return ""
 
 
-class _Norms(TorchDispatchMode):
+class _Norms(Mode):
     """Batch norms of further passes normalise by what they did in the first: reading the batch is what they are for."""
 
     def __init__(self, batch: int) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self._batch = batch
         self._taken: list[tuple[Tensor, Tensor]] = []
         self._at: int | None = None
