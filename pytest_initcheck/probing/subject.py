@@ -54,16 +54,17 @@ class Subject:
             switches()
 
     @contextlib.contextmanager
-    def watched(self, *, spread: Collection[str] = ()) -> Iterator[tuple[Watch, Any]]:
+    def watched(self, *, follow: bool = False, spread: Collection[str] = ()) -> Iterator[tuple[Watch, Any]]:
         """Run once with gradients recorded, and yield what was watched and what was returned; hooks go with the context.
 
         Args:
+            follow: whether the inputs are followed through the model.
             spread: names of the layers that get a histogram.
 
         Raises:
             ProbeError: the forward pass raised.
         """
-        watch = Watch(self.model, self.call.batch, spread=spread)
+        watch = Watch(self.model, self.call.batch, inputs=self.call.tensors if follow else (), spread=spread)
         try:
             with torch.inference_mode(False), torch.enable_grad():
                 try:

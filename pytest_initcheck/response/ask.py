@@ -79,7 +79,7 @@ def ask(push: Push, *, suspicious: bool = False, oversized: bool = True) -> Answ
     reach = _reach(push, size / unit, varying / unit)
     smaller = residual = fit_steps = token_fit = None
     mixed = mixing(push)
-    heard = _heard(push, start)
+    heard = _read_off(push) or _heard(push, start)
     sensitivity = heard.sensitivity
     if oversized and sensitivity is not None and sensitivity > thresholds.CHAOTIC:
         smaller = _calmed(push, sensitivity)
@@ -192,6 +192,15 @@ class _Heard:
     sensitivity: float | None = None
     disturbance: float | None = None
     unseen: tuple[str, ...] = ()
+
+
+def _read_off(push: Push) -> _Heard | None:
+    """What the probe's own gradient tells, where that is far from every bound; a pass is spent on all others."""
+    followed = push.probed.followed
+    if followed is None or push.start.ndim == 0:
+        return None
+    low, high = thresholds.DEAF * thresholds.PLAINLY, thresholds.CHAOTIC / thresholds.PLAINLY
+    return _Heard(followed, 0.0) if low < followed < high else None
 
 
 def _heard(push: Push, start: Tensor) -> _Heard:
