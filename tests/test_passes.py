@@ -106,17 +106,18 @@ def test_a_plainly_healthy_model_runs_twice_forward_and_once_backward(cost: Modu
     ("name", "expected"),
     [
         ("transformer", (2, 1)),
+        # Chaotic as batch norms make it at the start, and by far: its slope says so.
+        ("resnet50", (2, 1)),
         # Its gates are shut: what stands behind them is asked by another backward pass.
         ("resnet50 zero-gamma", (2, 2)),
     ],
 )
-def test_so_do_the_networks_of_the_benchmark(
-    cost: ModuleType, monkeypatch: pytest.MonkeyPatch, name: str, expected: tuple[int, int]
-):
-    build, _ = cost.CASES[name]
-    small = {"transformer": numbers, "resnet50 zero-gamma": lambda: numbers(4, 3, 64, 64)}[name]
-    model = cost.Transformer(vocabulary=50, width=64, layers=2, tokens=16) if name == "transformer" else build()
-    inputs = ids(4, 16) if name == "transformer" else small()
+def test_so_do_the_networks_of_the_benchmark(cost: ModuleType, name: str, expected: tuple[int, int]):
+    torch.manual_seed(0)
+    if name == "transformer":
+        model, inputs = cost.Transformer(vocabulary=50, width=64, layers=2, tokens=16), ids(4, 16)
+    else:
+        model, inputs = cost.CASES[name][0](), numbers(4, 3, 64, 64)
     assert cost.passes(cost.check, model, inputs) == expected
 
 
