@@ -164,7 +164,8 @@ def _measured_once(model: nn.Module, request: Request, faults: Mapping[str, Cons
     call = replace(given, batch=None) if alike else given
     with untouched(subject, tensors=call.tensors, also=(call.args, call.kwargs, loss)) as guard:
         guard.backup_parameters()  # a forward pass may write to its own weights
-        probed = run_probe(subject, call, guard=guard, loss=loss, seed=settings.seed, mode=settings.mode)
+        bounded = bool(settings.activation_std or settings.gradient_std)
+        probed = run_probe(subject, call, guard=guard, loss=loss, seed=settings.seed, mode=settings.mode, exact=bounded)
         trace = probed.trace
         not_finite = _not_finite(probed, loss)
         doing("response")

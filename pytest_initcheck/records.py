@@ -35,6 +35,9 @@ class Stats:
         finite: whether every element is finite.
         variation: RMS of (y - mean of y over the samples) over RMS of y: 0 when all samples give the same
             values, about 1 when nothing is common to them; ``None`` where there is no sample dimension.
+        sampled: 0 where every element was read. For large activations and gradients, the number of elements that ``mean``, ``std``,
+            ``min``, ``max``, ``zeros`` and ``variation`` were estimated from; ``rms`` and ``finite`` are of all elements even then. None is
+            estimated where it comes near to what a rule decides by, nor where a bound on a std is set.
     """
 
     count: int
@@ -46,6 +49,7 @@ class Stats:
     zeros: float
     finite: bool
     variation: float | None = None
+    sampled: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -189,12 +189,20 @@ class Watch(TorchFunctionMode):
         batch: number of samples, to find the sample dimension of each output.
         inputs: tensors that it will be called with; they are followed through the model.
         spread: names of the entries that get a histogram.
+        exact: whether every element of large activations and gradients is read.
     """
 
     def __init__(
-        self, model: nn.Module, batch: int | None, *, inputs: Collection[Tensor] = (), spread: Collection[str] = ()
+        self,
+        model: nn.Module,
+        batch: int | None,
+        *,
+        inputs: Collection[Tensor] = (),
+        spread: Collection[str] = (),
+        exact: bool = True,
     ) -> None:
         super().__init__()
+        self._exact = exact
         self.apart, self.entrances = Apart(model, batch if inputs else None), Entrances(inputs)
         self.apart.begin(inputs)
         #: What layers made of ids: signals enter there where no input is one.
@@ -422,7 +430,7 @@ class Watch(TorchFunctionMode):
         def arrived(gradients: Any) -> None:
             gradient = gradients[port] if isinstance(gradients, tuple) else gradients
             if gradient is not None and not heard and holds_values(gradient):
-                heard.append(measure(gradient))
+                heard.append(measure(gradient, exact=self._exact))
 
         if node is not None:
             self._handles.append(node.register_prehook(arrived))
@@ -430,7 +438,7 @@ class Watch(TorchFunctionMode):
             self._handles.append(out.register_hook(arrived))
 
     def _measure(self, out: Tensor, *, units: bool) -> Pending | None:
-        pending = measure(out, batch_dim=sample_dim(out, self._batch), units=units)
+        pending = measure(out, batch_dim=sample_dim(out, self._batch), units=units, exact=self._exact)
         self._measured[id(out)] = (weakref.ref(out), out._version if not out.is_inference() else 0, pending)
         return pending
 

@@ -92,6 +92,7 @@ def run_probe(
     loss: Loss | None = None,
     seed: int = 0,
     mode: str = "train",
+    exact: bool = True,
 ) -> Probed:
     """Run ``model`` forward and backward once and return what was measured.
 
@@ -103,6 +104,7 @@ def run_probe(
             random cotangent, centred over the samples.
         seed: seed of the random cotangent and of what the model draws.
         mode: ``"train"``, ``"eval"`` or ``"as-is"``.
+        exact: whether every element of large activations and gradients counts in their statistics, rather than a part where that decides.
 
     Raises:
         ProbeError: the model could not be run, or nothing it returned depends on a parameter that is trained.
@@ -112,7 +114,7 @@ def run_probe(
     doing("forward")
     subject = subject_of(model, call, guard, seed=seed, mode=mode)
     trainable = named_trainable(subject.model)  # before the pass, which may add to the model and take from it
-    with _uncollected(), subject.watched(follow=True) as (watch, raw):
+    with _uncollected(), subject.watched(follow=True, exact=exact) as (watch, raw):
         seconds["forward"] = time.perf_counter() - started
         started = time.perf_counter()
         watch.finish(raw)
@@ -148,7 +150,7 @@ def run_probe(
         seconds["backward"] = time.perf_counter() - started
         started = time.perf_counter()
         doing("reading")
-        trace = trace_of(subject.model, call, watch, slopes, outputs, seen, scale)
+        trace = trace_of(subject.model, call, watch, slopes, outputs, seen, scale, exact=exact)
         follows = _followed(watch, trace, inward, outputs[0], call) if tells and scale == 1.0 else None
         seconds["read"] = time.perf_counter() - started
 

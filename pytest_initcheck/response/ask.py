@@ -101,8 +101,8 @@ def ask(push: Push, *, suspicious: bool = False, oversized: bool = True) -> Answ
             residual, fit_steps = fit(push, start, unit, ids)
             token_fit = ids is not None
         except OutputChanged as error:
+            push.restore()
             unseen = (*unseen, f"{error}: whether it can be fitted was not judged")
-    push.restore()
     response = Response(
         movement=tuple(m / unit for m in steps.movement),
         reach=reach,
