@@ -26,6 +26,7 @@ class Between(nn.Module):
 
     def __init__(self, function: Callable[..., Any], *way: int) -> None:
         super().__init__()
+        torch.manual_seed(0)
         self.function, self.way = function, way
         self.first = nn.Linear(4, int(torch.tensor(way).prod()))
         self.scale = nn.Parameter(torch.ones(1))
@@ -65,7 +66,7 @@ def written(m: Between, x: Tensor) -> Tensor:
 
 
 def counted(m: Between, x: Tensor) -> Tensor:
-    return x / len(x[x > 0].nonzero())
+    return x / len(x[x > x[0].detach().min()].nonzero())
 
 
 def decided(m: Between, x: Tensor) -> Tensor:
