@@ -176,7 +176,8 @@ def _measured_once(model: nn.Module, request: Request, faults: Mapping[str, Cons
     call = replace(given, batch=None) if alike else given
     with untouched(subject, tensors=call.tensors, also=(call.args, call.kwargs, loss)) as guard:
         guard.backup_parameters()  # a forward pass may write to its own weights
-        probed = run_probe(subject, call, guard=guard, loss=loss, seed=settings.seed, mode=settings.mode)
+        bounded = bool(settings.activation_std or settings.gradient_std)
+        probed = run_probe(subject, call, guard=guard, loss=loss, seed=settings.seed, mode=settings.mode, exact=bounded)
         trace = probed.trace
         not_finite = _not_finite(probed, loss)
         doing("response")
@@ -190,7 +191,7 @@ def _measured_once(model: nn.Module, request: Request, faults: Mapping[str, Cons
         if (reply.output_centred_rms or 0.0) > thresholds.AMPLE * reply.unit:
             pulled = scales(push)
             reply = replace(reply, with_unit_inputs=pulled.with_unit_inputs)
-        nothing = None if loss is None else _loss_of_nothing(probed.rerun_raw, loss)
+        nothing = None if loss is None else _loss_of_nothing(probed, loss)
         guard.rewind()  # the last pass may have added to the model, or taken from it
         origins = drawn_from(probed.model, probed.uses, trace.parameters) if request.fixes else {}
         parameters = {
@@ -266,14 +267,13 @@ def _alike(call: Call) -> bool:
     return bool(per_sample) and all(bool((t == t.narrow(d, 0, 1)).all()) for t, d in per_sample)
 
 
-def _loss_of_nothing(forward: Callable[[], Any], loss: Loss) -> float | None:
+def _loss_of_nothing(probed: Probed, loss: Loss) -> float | None:
     """The loss of an output that is zero everywhere: what a model that says nothing would pay."""
+    if not probed.one_tensor:
+        return None  # a structure whose parts the loss may read in any way
     with torch.no_grad():
-        output = forward()
-        if not isinstance(output, Tensor) or not output.is_floating_point():
-            return None  # a structure whose parts the loss may read in any way
         try:
-            return float(loss(torch.zeros_like(output)))
+            return float(loss(torch.zeros_like(probed.outputs[0])))
         except Exception:  # a loss need not be defined there
             return None
 

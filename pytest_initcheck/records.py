@@ -37,6 +37,9 @@ class Stats:
         finite: whether every element is finite.
         variation: RMS of (y - mean of y over the samples) over RMS of y: 0 when all samples give the same
             values, about 1 when nothing is common to them; ``None`` where there is no sample dimension.
+        sampled: 0 where every element was read. For large activations and gradients, the number of elements that ``mean``, ``std``,
+            ``min``, ``max``, ``zeros`` and ``variation`` were estimated from; ``rms`` and ``finite`` are of all elements even then. None is
+            estimated where it comes near to what a rule decides by, nor where a bound on a std is set.
     """
 
     count: int
@@ -48,6 +51,7 @@ class Stats:
     zeros: float
     finite: bool
     variation: float | None = None
+    sampled: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +193,8 @@ class Response:
         mixed_at: the first module that does this, ``""`` for the model itself; ``None`` where none does.
         mixed_by_softmax: whether a softmax runs along the samples there.
         disturbance: the relative change of the input that this was asked with: small for numbers, above 1 where samples were exchanged,
-            because integers and flags cannot be changed a little.
+            because integers and flags cannot be changed a little; 0 where it was read off the gradient, to first order, and so far from
+            every bound that no pass was spent on it.
         output_rms: RMS of the output.
         output_centred_rms: RMS of the output around its mean over the samples.
         unit: scale on which changes of the output are judged: 1, but the output's own RMS for a softmax over many classes.

@@ -18,8 +18,10 @@ from ..records import Histogram, Trace
 from ..words import first_line
 from .backward import start
 from .call import Call
+from .entrances import followed
 from .graph import Graph
 from .guard import Guard
+from .layers import Watch
 from .memory import holds_values
 from .modules import sample_dim, tensors
 from .operands import Use
@@ -58,6 +60,9 @@ class Probed:
         inputs: the tensors of the call as they were, whatever the last pass did to them.
         strays: leaves of the graph that are neither parameters of the model nor inputs, each with the path of the module that
             multiplied by it and whether it entered as a weight.
+        one_tensor: whether the model returned one real tensor and nothing around it.
+        apart: whether the pass itself shows that every sample is computed without the others.
+        followed: relative change of the output over a relative change of the inputs, to first order; ``None`` where the pass does not tell.
         holds_graph: whether a backward pass runs through a graph that is not of this pass, and must leave it to its owner.
     """
 
@@ -75,6 +80,9 @@ class Probed:
     uses: Mapping[str, Use] = field(default_factory=dict)
     strays: tuple[tuple[Tensor, str, bool], ...] = ()
     holds_graph: bool = False
+    one_tensor: bool = False
+    apart: bool = False
+    followed: float | None = None
     inputs: Callable[[], tuple[Tensor, ...]] = tuple
 
 
@@ -86,6 +94,7 @@ def run_probe(
     loss: Loss | None = None,
     seed: int = 0,
     mode: str = "train",
+    exact: bool = True,
 ) -> Probed:
     """Run ``model`` forward and backward once and return what was measured.
 
@@ -97,6 +106,7 @@ def run_probe(
             random cotangent, centred over the samples.
         seed: seed of the random cotangent and of what the model draws.
         mode: ``"train"``, ``"eval"`` or ``"as-is"``.
+        exact: whether every element of large activations and gradients counts in their statistics, rather than a part where that decides.
 
     Raises:
         ProbeError: the model could not be run, or nothing it returned depends on a parameter that is trained.
@@ -106,7 +116,7 @@ def run_probe(
     doing("forward")
     subject = subject_of(model, call, guard, seed=seed, mode=mode)
     trainable = named_trainable(subject.model)  # before the pass, which may add to the model and take from it
-    with _uncollected(), subject.watched() as (watch, raw):
+    with _uncollected(), subject.watched(follow=True, exact=exact) as (watch, raw):
         seconds["forward"] = time.perf_counter() - started
         started = time.perf_counter()
         watch.finish(raw)
@@ -119,7 +129,13 @@ def run_probe(
         loss_value = _loss_of(loss, raw)
         graph = Graph(heads if loss_value is None else [*heads, loss_value], watch.made)
         seen = read_graph(subject.model, watch, graph)
-        known = {id(t) for t in (*subject.model.parameters(), *call.tensors)}
+        opaque = any(graph.opaque())
+        apart = not opaque and watch.apart.shows(heads)
+        # With a loss, one direction is pulled back and not a random one; of several outputs, the sum of all arrives.
+        tells = loss is None and len(heads) == 1 and heads[0].numel() > 1 and not opaque
+        tells = tells and heads[0].dtype in (torch.float32, torch.float64)
+        entrances = watch.entrances.leaves if tells and watch.entrances.known else []
+        known = {id(t) for t in (*subject.model.parameters(), *call.tensors, *watch.entrances.leaves)}
         stray = [t for t in graph.leaves() if t.requires_grad and id(t) not in known]
         strays = tuple((t, watch.foreign.get(id(t), ""), graph.weighs(t)) for t in stray)
         seconds["graph"] = time.perf_counter() - started
@@ -128,15 +144,16 @@ def run_probe(
         half = any(e.dtype is torch.float16 for e in watch.entries) or any(h.dtype is torch.float16 for h in heads)
         scale = float(max(h.numel() for h in heads)) if half else 1.0
         try:
-            slopes, cotangents = _backward(
-                heads, loss_value, trainable, call.batch, seed, scale, graph, keep=guard.holds_graph
+            slopes, cotangents, inward = _backward(
+                heads, loss_value, trainable, entrances, call.batch, seed, scale, graph, keep=guard.holds_graph
             )
         except Exception as error:
             raise subject.failed("backward", error) from error
         seconds["backward"] = time.perf_counter() - started
         started = time.perf_counter()
         doing("reading")
-        trace = trace_of(subject.model, call, watch, slopes, outputs, seen, scale)
+        trace = trace_of(subject.model, call, watch, slopes, outputs, seen, scale, exact=exact)
+        follows = _followed(watch, trace, inward, outputs[0], call) if tells and scale == 1.0 else None
         seconds["read"] = time.perf_counter() - started
 
     def select(output: Any) -> list[Tensor]:
@@ -189,6 +206,9 @@ def run_probe(
     )
     return Probed(
         holds_graph=guard.holds_graph,
+        one_tensor=isinstance(raw, Tensor) and raw.is_floating_point() and raw.layout is torch.strided,
+        apart=apart,
+        followed=follows,
         inputs=inputs,
         trace=trace,
         outputs=outputs,
@@ -360,13 +380,14 @@ def _backward(
     heads: list[Tensor],
     loss: Tensor | None,
     trainable: dict[str, nn.Parameter],
+    entrances: list[Tensor],
     batch: int | None,
     seed: int,
     scale: float,
     graph: Graph,
     *,
     keep: bool,
-) -> tuple[dict[str, Tensor | None], list[Tensor]]:
+) -> tuple[dict[str, Tensor | None], list[Tensor], list[Tensor | None]]:
     leaves: list[Tensor] = list(trainable.values())
     cotangents: list[Tensor] = []
     if loss is None:
@@ -376,6 +397,7 @@ def _backward(
         roots, signals = heads, [c.clone() for c in cotangents]
     else:
         roots, signals = [loss], [torch.full_like(loss, scale)]
+    leaves = leaves + entrances
     if loss is not None:
         leaves = leaves + heads
     if "CheckpointFunctionBackward" in graph.opaque():
@@ -390,9 +412,24 @@ def _backward(
         every = gradients(roots, leaves, signals, retain_graph=keep)
     if loss is not None:
         cotangents = [
-            torch.zeros_like(h) if g is None else g for h, g in zip(heads, every[len(trainable) :], strict=True)
+            torch.zeros_like(h) if g is None else g
+            for h, g in zip(heads, every[len(trainable) + len(entrances) :], strict=True)
         ]
     if scale != 1.0:
         every = [None if g is None else g.float() / scale for g in every]
         cotangents = [c.float() / scale for c in cotangents]
-    return dict(zip(trainable, every, strict=False)), cotangents
+    inward = every[len(trainable) : len(trainable) + len(entrances)]
+    return dict(zip(trainable, every, strict=False)), cotangents, inward
+
+
+def _followed(watch: Watch, trace: Trace, inward: list[Tensor | None], output: Tensor, call: Call) -> float | None:
+    """What the gradient that arrived where signals enter tells: see :mod:`~pytest_initcheck.probing.entrances`."""
+    if watch.entrances.signals:
+        return watch.entrances.response(inward, output, call.batch)
+    power = 0.0
+    for entry in watch.looked_up:
+        layer = trace.layers[entry.name]
+        if layer.gradient is None:
+            return None
+        power += (layer.activation.rms * layer.gradient.rms) ** 2 * layer.gradient.count
+    return followed(power, output, call.batch) if watch.looked_up else None

@@ -55,16 +55,21 @@ class Subject:
             switches()
 
     @contextlib.contextmanager
-    def watched(self, *, spread: Collection[str] = ()) -> Iterator[tuple[Watch, Any]]:
+    def watched(
+        self, *, follow: bool = False, spread: Collection[str] = (), exact: bool = True
+    ) -> Iterator[tuple[Watch, Any]]:
         """Run once with gradients recorded, and yield what was watched and what was returned; hooks go with the context.
 
         Args:
+            follow: whether the inputs are followed through the model.
             spread: names of the layers that get a histogram.
+            exact: whether every element of large activations and gradients is read.
 
         Raises:
             ProbeError: the forward pass raised.
         """
-        watch = Watch(self.model, self.call.batch, spread=spread)
+        inputs = self.call.tensors if follow else ()
+        watch = Watch(self.model, self.call.batch, inputs=inputs, spread=spread, exact=exact)
         try:
             with torch.inference_mode(False), torch.enable_grad():
                 try:

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..probing.entrances import disturbable
 from ..probing.memory import is_dense
 from ..probing.modules import sample_dim
-from ..response.perturb import disturbable, noisy
+from ..response.perturb import noisy
 
 
 def mixed(inputs: Sequence[Tensor], batch: int | None, generator: torch.Generator) -> list[Tensor]:

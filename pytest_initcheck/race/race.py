@@ -19,7 +19,7 @@ import torch
 from ..race_records import Heat, Race
 from ..response.perturb import Push, rms
 from .copies import Copies, Repair
-from .course import STEPS, Course, Spent, TooLong, StartValues
+from .course import STEPS, Course, Spent, StartValues, TooLong
 from .tasks import Task
 
 #: A copy does clearly better when the model comes less than this share of its way, which is what harm means.

@@ -39,7 +39,7 @@ class Mixing:
 def mixing(push: Push) -> Mixing:
     """Exchange one sample; where that changes other outputs, ask again with the batch norms kept as they were.
 
-    One forward pass for models whose samples are each for themselves, three for all others.
+    No pass where the probe's own shows that every sample is for itself, one where only the exchange does, three for all others.
     """
     batch = push.probed.batch
     if batch is None or batch < 2:
@@ -50,6 +50,8 @@ def mixing(push: Push) -> Mixing:
             args, kwargs, size = exchanged(push.probed, order)
             if size == 0:
                 return Mixing()
+            if push.probed.apart:
+                return Mixing(0.0)
             now = push.probed.select(push.probed.rerun_raw(args, kwargs))
             change = _others(push.probed.outputs, now, batch)
             if change is None or change <= _rounding(push):
