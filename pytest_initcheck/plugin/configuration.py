@@ -23,8 +23,8 @@ _MARKER = {s.name: s.name for s in SETTINGS}
 _EXPECTED = {"linelist": "a list of lines", "int": "a whole number", "string": "text", "bool": "true or false"}
 #: What can be done with the models that tests call.
 WATCH = ("report", "fail", "off")
-#: Seconds that probing them may take unless somebody says otherwise.
-BUDGET = 30.0
+#: Per cent of the suite's own CPU time that looking at them may take unless somebody says otherwise.
+BUDGET = 15.0
 _WATCH_HELP = (
     "with --initcheck: probe each untrained model when a test first calls it; report what is found, fail for it, or off "
     "(default: report where no model is configured, else off)"
@@ -36,7 +36,7 @@ _BASELINE_HELP = (
     "more than chance explains"
 )
 _ALPHA_HELP = f"chance that a run against an unchanged baseline raises a false alarm (default: {ALPHA:g})"
-_BUDGET_HELP = f"seconds that probing watched models may take in all (default: {BUDGET:g})"
+_BUDGET_HELP = f"CPU time that looks at watched models may take, in per cent of the suite's own (default: {BUDGET:g})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class Configuration:
         reports: files to write the reports of the run to.
         watch: what is done with unhealthy models that tests call: ``"report"``, ``"fail"``, ``"off"``; ``None`` if nobody
             said.
-        watch_budget: seconds that probing them may take.
+        watch_budget: CPU time that looks at them may take, in per cent of the suite's own.
         baseline: file to compare initializations with.
         update: whether that file is written instead.
         baseline_alpha: chance of a false alarm of one run, shared among all comparisons.
@@ -91,7 +91,7 @@ def register(parser: pytest.Parser) -> None:
         help=f"{report_files.HELP} (repeatable)",
     )
     group.addoption("--initcheck-watch", default=None, metavar="{" + ",".join(WATCH) + "}", help=_WATCH_HELP)
-    group.addoption("--initcheck-watch-budget", default=None, metavar="SECONDS", help=_BUDGET_HELP)
+    group.addoption("--initcheck-watch-budget", default=None, metavar="PERCENT", help=_BUDGET_HELP)
     group.addoption("--initcheck-baseline", default=None, metavar="PATH", help=_BASELINE_HELP)
     group.addoption("--initcheck-update", action="store_true", help="write the baseline instead of comparing with it")
     group.addoption("--initcheck-baseline-alpha", default=None, metavar="CHANCE", help=_ALPHA_HELP)
@@ -177,7 +177,7 @@ def _watch(called: str, value: str | None) -> str | None:
 
 
 def _budget(called: str, value: str | None) -> float:
-    return _decimal(called, value, BUDGET, lambda seconds: 0 <= seconds < math.inf, "a number of seconds, 0 or more")
+    return _decimal(called, value, BUDGET, lambda share: 0 <= share < math.inf, "a number of per cent, 0 or more")
 
 
 def _alpha(called: str, value: str | None) -> float:
