@@ -238,7 +238,8 @@ class Listener:
             return None
         if key in self._known and self._known[key] == source_digest(module):
             self._settle(module, key, shape)
-            return self._note(module, key, HEALTHY, f"{type(module).__name__}: healthy in an earlier run", known=True)
+            self._note(module, key, HEALTHY, f"{type(module).__name__}: healthy in an earlier run", known=True)
+            return None
         reason = model_reason(module) or self._unsuitable or input_reason((args, kwargs))
         if reason is not None:
             return self._skip(module, key, reason)  # another call may do
