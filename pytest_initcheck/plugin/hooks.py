@@ -301,6 +301,9 @@ class Gate:
             self._watch.write(terminalreporter)
             if not records:
                 return
+        if exitstatus == pytest.ExitCode.INTERRUPTED and not records:
+            terminalreporter.write_line("initcheck: no model was checked: the run was interrupted before")
+            return
         terminalreporter.write_line(f"initcheck: {self._sums(records)}")
 
     def _sums(self, records: list[dict[str, Any]]) -> str:
