@@ -288,4 +288,8 @@ def test_subtests(project: pytest.Pytester, workers: tuple[str, ...]):
         "initcheck: 3 models, 1 unhealthy\n",
     )
     reports = json.loads((project.path / "found.json").read_text())
-    assert Counter(report["model"].partition(" at ")[0] for report in reports) == {"Healthy": 2, "Sick": 2, "<lambda>": 1}
+    assert Counter(report["model"].partition(" at ")[0] for report in reports) == {
+        "Healthy": 2,
+        "Sick": 2,
+        "<lambda>": 1,
+    }
