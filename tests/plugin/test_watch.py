@@ -307,9 +307,7 @@ def test_one_line_for_all_shapes_of_a_class_that_one_line_calls(models: pytest.P
     )
 
     assert result.parseoutcomes() == {"passed": 3, "unhealthy": 3}
-    result.stdout.fnmatch_lines(
-        ["test_*:16: Sick: unhealthy init: *", "    in *::test_it[[]4[]] and 2 variants more"]
-    )
+    result.stdout.fnmatch_lines(["test_*:16: Sick: unhealthy init: *", "    in *::test_it[[]4[]] and 2 variants more"])
 
 
 def test_what_a_forward_pass_writes_to_outside_the_model_is_put_back(models: pytest.Pytester):
