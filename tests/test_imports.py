@@ -67,6 +67,7 @@ LAZY = {
         ("plugin.items", "render"),
         ("plugin.watch", "records"),
         ("plugin.watch", "render"),
+        ("plugin.watch_told", "records"),
         ("render.code_scanning", "rules"),
         ("surfaces.hooked", "rules"),
         ("surfaces.progress", "render.words"),

@@ -118,6 +118,9 @@ class Baseline:
         if not self._update:
             known = sum(key in self._models for key in checked)
             counts = {"compared": known, "not in it": len(checked) - known}
+        elif not checked:
+            self.told = f"the baseline {self._called} was not written: no model was checked"
+            return False
         else:
             models, counts = self._updated(checked)
             text = dump(models)

@@ -36,7 +36,7 @@ class Configuration:
         reports: files to write the reports of the run to.
         watch: what is done with unhealthy models that tests call: ``"report"``, ``"fail"``, ``"off"``; ``None`` if nobody
             said.
-        watch_budget: seconds that probing them may take.
+        watch_budget: CPU time that looks at them may take, in per cent of the suite's own.
         baseline: file to compare initializations with.
         update: whether that file is written instead.
         baseline_alpha: chance of a false alarm of one run, shared among all comparisons.
@@ -121,7 +121,7 @@ def _watch(called: str, value: str | None) -> str | None:
 
 
 def _budget(called: str, value: str | None) -> float:
-    return _decimal(called, value, BUDGET, lambda seconds: 0 <= seconds < math.inf, "a number of seconds, 0 or more")
+    return _decimal(called, value, BUDGET, lambda share: 0 <= share < math.inf, "a number of per cent, 0 or more")
 
 
 def _alpha(called: str, value: str | None) -> float:

@@ -240,13 +240,13 @@ class Gate:
         ):
             session.exitstatus = pytest.ExitCode.USAGE_ERROR
         records = [record for found in self._records.values() for record in found if "trace" in record]
-        records += self._watch.reports() if self._watch else []
+        watched = self._watch.reports() if self._watch and self._watch.entries else []
         destinations = configured(self._config).reports
-        if not records and not destinations:
+        if not records and not watched and not destinations:
             return
         from ..records import Report
 
-        reports = [Report.from_dict(record) for record in records]
+        reports = [*(Report.from_dict(record) for record in records), *watched]
         try:
             report_files.write(reports, destinations)
             report_files.append_step_summary(reports)
@@ -273,6 +273,9 @@ class Gate:
             self._watch.write(terminalreporter)
             if not records:
                 return
+        if exitstatus == pytest.ExitCode.INTERRUPTED and not records:
+            terminalreporter.write_line("initcheck: no model was checked: the run was interrupted before")
+            return
         terminalreporter.write_line(f"initcheck: {self._sums(records)}")
 
     def _sums(self, records: list[dict[str, Any]]) -> str:

@@ -26,8 +26,8 @@ SETTINGS: tuple[tuple[str, object, str, str, str], ...] = (
 
 #: What can be done with the models that tests call.
 WATCH = ("report", "fail", "off")
-#: Seconds that probing them may take unless somebody says otherwise.
-BUDGET = 30.0
+#: Per cent of the suite's own CPU time that looking at them may take unless somebody says otherwise.
+BUDGET = 15.0
 #: Chance of a false alarm of one run against its baseline unless somebody says otherwise.
 ALPHA = 1e-4
 
@@ -41,7 +41,7 @@ _BASELINE = (
     "more than chance explains"
 )
 _ALPHA = "chance that a run against an unchanged baseline raises a false alarm (default: 0.0001)"
-_BUDGET = "seconds that probing watched models may take in all (default: 30)"
+_BUDGET = "CPU time that looks at watched models may take, in per cent of the suite's own (default: 15)"
 
 #: Every ini but ``initcheck_models``, which says nothing as long as nobody asks, with the value that says nothing.
 SILENT: dict[str, object] = {
@@ -93,7 +93,7 @@ def register(parser: pytest.Parser) -> None:
         "--initcheck-report", action="append", default=None, metavar="FORMAT:PATH", help=f"{_REPORT} (repeatable)"
     )
     group.addoption("--initcheck-watch", default=None, metavar="{report,fail,off}", help=_WATCH)
-    group.addoption("--initcheck-watch-budget", default=None, metavar="SECONDS", help=_BUDGET)
+    group.addoption("--initcheck-watch-budget", default=None, metavar="PERCENT", help=_BUDGET)
     group.addoption("--initcheck-baseline", default=None, metavar="PATH", help=_BASELINE)
     group.addoption("--initcheck-update", action="store_true", help="write the baseline instead of comparing with it")
     group.addoption("--initcheck-baseline-alpha", default=None, metavar="CHANCE", help=_ALPHA)
