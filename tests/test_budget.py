@@ -11,7 +11,10 @@ from torch import nn
 from pytest_initcheck import budget as budgets
 from pytest_initcheck import check_init
 from pytest_initcheck.budget import BACKWARD, FORWARD, Budget
+from pytest_initcheck.examine import Request, examine
 from pytest_initcheck.records import Report
+from pytest_initcheck.rules import raced
+from pytest_initcheck.settings import Settings
 
 X = torch.randn(8, 16, generator=torch.Generator().manual_seed(1))
 
@@ -108,6 +111,13 @@ def test_a_model_that_is_plainly_healthy_needs_no_budget():
     assert named(report, "warning") == []
 
 
+@pytest.fixture
+def as_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models are as those that are not raced for a doubt."""
+    monkeypatch.setattr(raced, "LARGE", 0)
+
+
+@pytest.mark.usefixtures("as_large")
 def test_what_the_budget_cut_off_is_neither_healthy_nor_sick():
     cut, whole = (check_init(faded(SICK), X, time_budget=limits) for limits in ("8x", "none"))
 
@@ -120,6 +130,16 @@ def test_what_the_budget_cut_off_is_neither_healthy_nor_sick():
     assert not check_init(faded(SICK), X, time_budget="8x", fail_on="warning").ok
 
 
+def test_what_a_race_decides_is_not_undecided():
+    report = check_init(faded(SICK), X, time_budget="8x")
+
+    assert report.race is not None
+    assert report.race.outcome == "lost"
+    assert "undecided" not in named(report, "warning")
+    assert not report.ok
+
+
+@pytest.mark.usefixtures("as_large")
 def test_a_check_stops_at_the_same_pass_each_time():
     counts: list[int] = []
     reports: list[Report] = []
@@ -134,7 +154,8 @@ def test_a_check_stops_at_the_same_pass_each_time():
 
 def test_no_fix_is_tried_beyond_the_budget():
     passes: list[None] = []
-    spent = check_init(faded(SICK, lambda: passes.append(None)), X, time_budget="103x")
+    settings = Settings(time_budget="103x")
+    spent = examine(faded(SICK, lambda: passes.append(None)), Request(inputs=X, settings=settings, race="none"))
 
     assert named(spent, "error")[:1] == ["unresponsive"]
     assert {f.fix for f in spent.findings if f.severity == "error"} == {""}

@@ -16,6 +16,8 @@ from torch.utils._pytree import tree_leaves
 from pytest_initcheck import check_init
 from pytest_initcheck.records import Report
 
+pytestmark = pytest.mark.slow
+
 
 class Living(TorchDispatchMode):
     """Bytes of the storages that operations made and that are alive; deterministic, unlike a process's memory.

@@ -236,10 +236,11 @@ SICK_AND_TWIN: dict[str, tuple[str, Callable[[], Any], Callable[[], Any], dict[s
     "activation-std": ("error", lambda: mlp(gain=0.5), mlp, {"activation_std": (0.1, 10.0)}),
     "gradient-std": ("error", lambda: mlp(gain=0.5), mlp, {"gradient_std": (1e-4, 1.0)}),
     "unresponsive": ("error", lambda: mlp(20, act=nn.Tanh, gain=0.1), lambda: mlp(20, act=nn.Tanh), {}),
+    # Too large to be raced for a doubt.
     "undecided": (
         "warning",
-        lambda: mlp(20, act=nn.Tanh, gain=0.1),
-        lambda: mlp(20, act=nn.Tanh),
+        lambda: mlp(16, width=256, act=nn.Tanh, gain=0.1),
+        lambda: mlp(16, width=256, act=nn.Tanh),
         {"time_budget": "8x"},
     ),
     "input-blind": (

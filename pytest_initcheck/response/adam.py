@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..probing.probe import gradients
 
@@ -31,7 +31,7 @@ class Adam:
         rate: the learning rate.
     """
 
-    def __init__(self, parameters: Sequence[nn.Parameter], rate: float) -> None:
+    def __init__(self, parameters: Sequence[Tensor], rate: float) -> None:
         self._parameters, self._rate, self._steps = list(parameters), rate, 0
         self._first: dict[int, Tensor] = {}
         #: the second moment, its root where it is kept in bfloat16

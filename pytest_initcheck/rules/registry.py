@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from ..race_records import Race
 from ..records import ConstructionFault, Finding, NotFinite, Response, Severity, Stray, Trace
 from ..settings import Settings
 
@@ -34,6 +35,7 @@ class Case:
         absent: parameters whose gradient is zero here, and is not with other inputs or other randomness.
         rounding: weights whose gradient is nothing but rounding, each with its size against the strongest one.
         shared: paths of each module that is registered several times in one place.
+        race: whether another initialization learns better; ``None`` where there was no need to ask.
     """
 
     trace: Trace
@@ -49,6 +51,7 @@ class Case:
     absent: frozenset[str] = frozenset()
     rounding: Mapping[str, float] = field(default_factory=dict)
     shared: Sequence[tuple[str, ...]] = ()
+    race: Race | None = None
 
 
 Judge = Callable[[Case], Iterable[Finding]]

@@ -23,7 +23,7 @@ from .registry import Case, finding, rule
 def undecided(case: Case) -> Iterator[Finding]:
     """Whether the model trains is not known: asking was stopped by the time budget."""
     r = case.response
-    if r.cut is None:
+    if r.cut is None or (case.race is not None and case.race.outcome != "open"):
         return
     blame = for_silence(case) if silent(case) else for_size(case)
     yield finding(
