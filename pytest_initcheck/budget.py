@@ -9,7 +9,7 @@ import time
 FORWARD, BACKWARD = 1 / 3, 2 / 3
 
 
-class Budget:
+class TimeBudget:
     """So many bare steps, or whatever a machine manages within so many seconds, whichever is more.
 
     The steps are the same on every machine. The seconds let small models ask everything: they allow more than the steps,
@@ -27,7 +27,7 @@ class Budget:
         self._started = time.perf_counter(), time.process_time()
 
     @classmethod
-    def of(cls, limits: str) -> Budget:
+    def of(cls, limits: str) -> TimeBudget:
         """Return the budget that the setting ``time_budget`` asks for: ``"60x,20s"``, ``"60x"``, ``"20s"`` or ``"none"``."""
         given = {part[-1]: float(part[:-1]) for part in limits.split(",") if part != "none"}
         return cls(given.get("x", 0.0), given.get("s", 0.0)) if given else cls()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
 from . import rules, thresholds
-from .budget import Budget
+from .budget import TimeBudget
 from .errors import ProbeError, SettingsError
 from .mend import ABOUT_VALUES, Whole, edits_of, mend
 from .models.inputs import resolve_inputs
@@ -73,7 +73,7 @@ class Request:
     extra_rules: Mapping[str, rules.Rule] = field(default_factory=dict)
     race: Literal["doubt", "accused", "none"] = "doubt"
     fixes: bool = True
-    budget: Budget | None = None
+    budget: TimeBudget | None = None
     refill: Callable[[], None] | None = None
 
 
@@ -106,7 +106,7 @@ def examine(model: nn.Module, request: Request, faults: Mapping[str, Constructio
         SettingsError, ProbeError: as :func:`~pytest_initcheck.check_init`.
     """
     _refuse(model)
-    request = replace(request, budget=request.budget or Budget.of(request.settings.time_budget))
+    request = replace(request, budget=request.budget or TimeBudget.of(request.settings.time_budget))
     try:
         measured = _measured_in_any_format(model, request, faults or {})
     except ProbeError as error:

@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from .budget import Budget
+from .budget import TimeBudget
 from .probing.guard import untouched
 from .records import Finding, ParameterRecord, Trace
 from .rules.culprits import Suspect, expected_std
@@ -92,7 +92,7 @@ def mend(
     whole: Whole | None = None,
     seed: int = 0,
     called: str = "model",
-    budget: Budget | None = None,
+    budget: TimeBudget | None = None,
     proven: str = "",
     alone: str = "",
 ) -> list[Finding]:

@@ -10,7 +10,7 @@ from torch import nn
 
 from pytest_initcheck import budget as budgets
 from pytest_initcheck import check_init
-from pytest_initcheck.budget import BACKWARD, FORWARD, Budget
+from pytest_initcheck.budget import BACKWARD, FORWARD, TimeBudget
 from pytest_initcheck.examine import Request, examine
 from pytest_initcheck.records import Report
 from pytest_initcheck.rules import raced
@@ -60,7 +60,7 @@ def named(report: Report, severity: str) -> list[str]:
 
 def test_passes_are_counted_in_bare_steps(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(budgets.time, "perf_counter", lambda: 0.0)
-    budget = Budget(2.0)
+    budget = TimeBudget(2.0)
 
     budget.spend(forward=1, backward=1)
     budget.spend(forward=1)
@@ -76,7 +76,7 @@ def test_seconds_allow_more_and_never_less(monkeypatch: pytest.MonkeyPatch, wall
     now = {"wall": 0.0, "processor": 0.0}
     monkeypatch.setattr(budgets.time, "perf_counter", lambda: now["wall"])
     monkeypatch.setattr(budgets.time, "process_time", lambda: now["processor"])
-    budget, counted = Budget(10.0, 5.0), Budget(10.0, 0.0)
+    budget, counted = TimeBudget(10.0, 5.0), TimeBudget(10.0, 0.0)
     for one in (budget, counted):
         one.spend(forward=9, backward=9)
     now.update(wall=wall, processor=processor)
@@ -99,7 +99,7 @@ def test_seconds_allow_more_and_never_less(monkeypatch: pytest.MonkeyPatch, wall
     ],
 )
 def test_limits_are_read_and_said(limits: str, steps: float, seconds: float, words: str):
-    budget = Budget.of(limits)
+    budget = TimeBudget.of(limits)
 
     assert (budget.steps, budget.seconds, str(budget)) == (steps, seconds, words)
 

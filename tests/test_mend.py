@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pytest_initcheck import Finding, Report, check_init
-from pytest_initcheck.budget import Budget
+from pytest_initcheck.budget import TimeBudget
 from pytest_initcheck.errors import SettingsError
 from pytest_initcheck.mend import LISTED, Edit, healthy, mend
 from pytest_initcheck.rules.culprits import Suspect, expected_std, suspects
@@ -221,7 +221,7 @@ def test_what_was_not_decided_is_no_cure_and_nothing_is_tried_without_a_budget()
     undecided = Finding("undecided", "warning", ("2.weight",), "")
 
     assert offered(stack(_2_weight=0.0), lambda trial: [undecided]) == [""]
-    assert offered(stack(_2_weight=0.0), lambda trial: [], budget=Budget(0.0)) == [""]
+    assert offered(stack(_2_weight=0.0), lambda trial: [], budget=TimeBudget(0.0)) == [""]
 
 
 def test_a_trial_that_raises_is_no_cure():

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..budget import Budget
+from ..budget import TimeBudget
 from ..errors import ProbeError
 from ..phases import doing
 from ..records import Histogram, Trace
@@ -86,7 +86,7 @@ class Probed:
     apart: bool = False
     followed: float | None = None
     inputs: Callable[[], tuple[Tensor, ...]] = tuple
-    budget: Budget = field(default_factory=Budget)
+    budget: TimeBudget = field(default_factory=TimeBudget)
 
 
 def run_probe(
@@ -98,7 +98,7 @@ def run_probe(
     seed: int = 0,
     mode: str = "train",
     exact: bool = True,
-    budget: Budget | None = None,
+    budget: TimeBudget | None = None,
 ) -> Probed:
     """Run ``model`` forward and backward once and return what was measured.
 
@@ -116,7 +116,7 @@ def run_probe(
     Raises:
         ProbeError: the model could not be run, or nothing it returned depends on a parameter that is trained.
     """
-    budget = budget or Budget()
+    budget = budget or TimeBudget()
     budget.spend(forward=1, backward=1)
     seconds: dict[str, float] = {}
     started = time.perf_counter()
