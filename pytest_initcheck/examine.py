@@ -308,6 +308,8 @@ def _raced(measured: Measured, request: Request, findings: Iterable[Finding]) ->
         except ProbeError:
             return case
     told = (shown.told,) if shown.told else ()
+    if not request.fixes:
+        shown = replace(shown, fix="")
     return replace(case, trace=replace(case.trace, unseen=(*case.trace.unseen, *told)), race=shown)
 
 

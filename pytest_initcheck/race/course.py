@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ProbeError
+from ..probing.memory import is_dense
 from ..probing.probe import gradients
 from ..response.exchange import replaced
 from ..response.fit import Adam
@@ -116,9 +117,10 @@ class Course:
         generator = torch.Generator().manual_seed(self.push.seed + 3 + noise)
         fresh = self.task.fresh
         inputs = mixed(given, probed.batch, generator) if fresh else jittered(given, JITTER, generator)
+        seen = [x.detach().clone() if is_dense(x) else x for x in inputs]  # the model may free what it is given
         swap = {id(old): new for old, new in zip(given, inputs, strict=True) if new is not old}
         raw = probed.rerun_raw(replaced(probed.call.args, swap), replaced(probed.call.kwargs, swap), noise=noise)
-        return raw, inputs
+        return raw, seen
 
     def gone(self, loss: float) -> float:
         """Share of the error that is gone, negative where there is more of it; of a loss without end, by how much it fell."""

@@ -23,7 +23,6 @@ CONTESTED: dict[str, Severity] = {
     "input-blind": "warning",
     "chaotic-response": "note",
     "offset-output": "warning",
-    "blocked-gradient": "warning",
 }
 #: Rules that say nothing of how well a model learns, or say it for certain.
 BESIDE = frozenset(
@@ -49,6 +48,8 @@ BESIDE = frozenset(
 LARGE = 1_000_000
 #: Optimizer steps of a heat of a large model, and the passes that it may be raced for: every rate of its own, and one copy.
 FEW, FEW_PASSES = 12, 70
+#: Of a model whose units sum over fewer weights than this, forty steps say little: each weight moves as far as in a wide one.
+NARROW = 8.0
 #: A scale that is off by so many decades leaves a doubt.
 DOUBTFUL = 0.5
 #: What one optimizer-sized step moves an ordinary output by, the change of one that answers changes of the input, and its RMS
@@ -67,7 +68,7 @@ def unclear(case: Case, found: Iterable[Finding]) -> bool:
     if accused(found):
         return True
     found = [f for f in found if f.rule not in BESIDE]
-    if size(case) > LARGE:
+    if size(case) > LARGE or width(case) < NARROW:
         return False
     if found or any(abs(s.decades) >= DOUBTFUL and not s.absorbed for s in case.culprits):
         return True
@@ -87,6 +88,16 @@ def unclear(case: Case, found: Iterable[Finding]) -> bool:
 def accused(found: Iterable[Finding]) -> bool:
     """Whether an error stands that the race may take back."""
     return any(f.severity == "error" and f.rule in CONTESTED for f in found)
+
+
+def width(case: Case) -> float:
+    """Return how many weights add up in a unit, on average over the weights; infinite where there are none."""
+    sizes = [
+        (p.fan_in, p.value.count)
+        for p in case.trace.parameters.values()
+        if p.requires_grad and p.fan_in and p.value is not None
+    ]
+    return sum(f * n for f, n in sizes) / sum(n for _, n in sizes) if sizes else math.inf
 
 
 def size(case: Case) -> int:
