@@ -14,9 +14,9 @@ from torch.nn.parameter import UninitializedParameter
 from . import rules, thresholds
 from .errors import ProbeError, SettingsError
 from .mend import mend
-from .models.inputs import resolve_inputs
+from .models.inputs import describe, resolve_inputs
 from .phases import doing, told_to
-from .probing.call import Call
+from .probing.call import Call, walk
 from .probing.guard import untouched
 from .probing.maker import maker_of, singular_of
 from .probing.memory import is_dense
@@ -26,6 +26,7 @@ from .probing.subject import PARALLEL
 from .records import ConstructionFault, Finding, NotFinite, Report, Trace
 from .response.again import arrives
 from .response.ask import ask, unanswered
+from .response.exchange import replaced
 from .response.perturb import push_of
 from .response.recurrence import carried, shut_gates
 from .response.rounding import rounding_only
@@ -37,6 +38,10 @@ from .rules.culprits import suspects, typical_deviation
 from .rules.named import worst_layers
 from .schemes.fill import initialize
 from .schemes.origins import drawn_from
+from .sharding.batches import shared
+from .sharding.layout import is_distributed, is_flat, kind_of
+from .sharding.verdict import as_one
+from .sharding.world import current
 from .settings import Settings
 from .words import first_line, some
 
@@ -94,6 +99,8 @@ def examine(model: nn.Module, request: Request, faults: Mapping[str, Constructio
     Raises:
         SettingsError, ProbeError: as :func:`~pytest_initcheck.check_init`.
     """
+    if current() is None and is_distributed(model):
+        return as_one(model, request.settings.timeout, lambda _: examine(model, request, faults))
     _refuse(model)
     measured = _measured_in_any_format(model, request, faults or {})
     case, settings = measured.case, request.settings
@@ -106,11 +113,11 @@ def examine(model: nn.Module, request: Request, faults: Mapping[str, Constructio
         rules.validate(getattr(settings, setting), setting=setting, layers=names, known=request.extra_rules)
     findings, ignored = rules.judge(case, extra=request.extra_rules)
     trace = case.trace
-    if request.fixes and findings:
+    if request.fixes and findings and not _sharded():
         findings = _mended(measured, request, findings)
         trace = _with_histograms(measured, settings, findings)
     return Report(
-        model=request.name or type(model).__name__,
+        model=request.name or kind_of(model),
         ok=rules.passes(findings, settings.fail_on),
         findings=tuple(findings),
         ignored=tuple(ignored),
@@ -159,6 +166,7 @@ def _measured_once(model: nn.Module, request: Request, faults: Mapping[str, Cons
     settings, loss = request.settings, request.loss
     subject = _placed(model, settings)
     given = resolve_inputs(subject, request.inputs, device=settings.device, dtype=settings.dtype, seed=settings.seed)
+    given, looked_at = _together(given)
     alike = _alike(given)
     # Centred over equal samples everything is zero: ask about the output as a whole instead.
     call = replace(given, batch=None) if alike else given
@@ -205,7 +213,7 @@ def _measured_once(model: nn.Module, request: Request, faults: Mapping[str, Cons
     trace = replace(
         trace,
         parameters=parameters,
-        unseen=(*trace.unseen, *_not_judged(given), *answer.unseen, *pulled.unseen, *unasked),
+        unseen=(*trace.unseen, *looked_at, *_not_judged(given), *answer.unseen, *pulled.unseen, *unasked),
         equal_samples=alike,
         loss_of_zero_output=nothing,
     )
@@ -225,6 +233,27 @@ def _measured_once(model: nn.Module, request: Request, faults: Mapping[str, Cons
         shared=shared_modules(probed.model),
     )
     return Measured(subject, given, case, dropped)
+
+
+def _sharded() -> bool:
+    """Whether parameters are split over ranks: such a model cannot be copied."""
+    world = current()
+    return world is not None and world.sharded
+
+
+def _together(call: Call) -> tuple[Call, tuple[str, ...]]:
+    """The call that every rank makes, and in words what became of the inputs of each."""
+    world = current()
+    if world is None:
+        return call, ()
+    given = call.tensors
+    values, told = shared(world, given, [sample_dim(t, call.batch) for t in given])
+    swap = {id(t): v for t, v in zip(given, values, strict=True)}
+    args, kwargs = replaced(call.args, swap), replaced(call.kwargs, swap)
+    described = tuple(describe(name, t) for name, t in walk((args, kwargs)))
+    sizes = [v.shape[d] for t, v in zip(given, values, strict=True) if (d := sample_dim(t, call.batch)) is not None]
+    batch = sizes[0] if sizes else call.batch
+    return replace(call, args=args, kwargs=kwargs, described=described, batch=batch), (told,)
 
 
 def _not_finite(probed: Probed, loss: Loss | None) -> NotFinite | None:
@@ -329,14 +358,13 @@ def _with_histograms(measured: Measured, settings: Settings, findings: Iterable[
 
 def _refuse(model: nn.Module) -> None:
     """Raise for a model whose weights are not here."""
-    kind = type(model).__name__
+    kind = kind_of(model)
+    if is_flat(model):
+        raise ProbeError(
+            f"{kind} is wrapped by FullyShardedDataParallel, whose flat vectors have no shapes to judge by: "
+            "use fully_shard, or check the model before it is wrapped"
+        )
     for name, parameter in model.named_parameters():
-        home = type(parameter.data).__module__
-        if home.startswith("torch.distributed") or type(model).__module__.startswith("torch.distributed.fsdp"):
-            raise ProbeError(
-                f"the weights of {kind} are sharded over processes ({name}), which is not supported yet: "
-                "check the model before it is sharded"
-            )
         if parameter.is_meta:
             raise ProbeError(
                 f"{name} of {kind} is on the meta device and has no values: check the model after to_empty() and its "

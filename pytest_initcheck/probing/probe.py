@@ -15,6 +15,9 @@ from torch import Tensor, nn
 from ..errors import ProbeError
 from ..phases import doing
 from ..records import Histogram, Trace
+from ..sharding.backward import pulled_back
+from ..sharding.layout import gathered
+from ..sharding.world import current
 from ..words import first_line
 from .call import Call
 from .graph import Graph
@@ -117,7 +120,9 @@ def run_probe(
         loss_value = _loss_of(loss, raw)
         graph = Graph(heads if loss_value is None else [*heads, loss_value], watch.made)
         seen = read_graph(subject.model, watch, graph)
-        known = {id(t) for t in (*subject.model.parameters(), *call.tensors)}
+        known = {id(t) for t in (*subject.model.parameters(), *call.tensors, *trainable.values())}
+        if (world := current()) is not None:
+            known |= set(world.standing)
         stray = [t for t in graph.leaves() if t.requires_grad and id(t) not in known]
         strays = tuple((t, watch.foreign.get(id(t), ""), graph.weighs(t)) for t in stray)
         seconds["graph"] = time.perf_counter() - started
@@ -225,6 +230,7 @@ def float_outputs(output: Any) -> list[Tensor]:
         if id(tensor) in seen or tensor.numel() == 0 or not holds_values(tensor):
             continue
         seen.add(id(tensor))
+        tensor = gathered(tensor)
         if tensor.layout is not torch.strided:
             tensor = tensor.to_dense()
         if tensor.is_complex():
@@ -241,7 +247,13 @@ def gradients(
     trained = [leaf for leaf in leaves if leaf.requires_grad]
     if not trained:
         return [None] * len(leaves)
-    found = iter(torch.autograd.grad(roots, trained, signals, allow_unused=True, retain_graph=retain_graph))
+    world = current()
+    slopes = (
+        torch.autograd.grad(roots, trained, signals, allow_unused=True, retain_graph=retain_graph)
+        if world is None
+        else pulled_back(world, roots, trained, signals, retain_graph=retain_graph)
+    )
+    found = iter(slopes)
     every = [next(found) if leaf.requires_grad else None for leaf in leaves]
     return [g if g is None or g.layout is torch.strided else g.to_dense() for g in every]
 

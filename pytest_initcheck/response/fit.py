@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .. import thresholds
 from ..probing.modules import sample_dim
+from ..sharding.layout import local
 from ..probing.probe import OutputChanged, centred, gradients
 from .perturb import Push, rms
 
@@ -99,7 +100,7 @@ def fit(push: Push, start: Tensor, unit: float, ids: Tensor | None) -> tuple[flo
     best = math.inf
     for rate in thresholds.FIT_RATES:
         push.restore()
-        adam = _Adam([p.data for p in parameters], rate)
+        adam = _Adam([local(p.data) for p in parameters], rate)
         for step in range(thresholds.FIT_STEPS + 1):
             output = push.forward(graph=True)[push.probed.primary].float()
             if output.shape != start.shape:
@@ -159,7 +160,7 @@ class _Adam:
         for i, (value, gradient) in enumerate(zip(self._values, gradients, strict=True)):
             if gradient is None:
                 continue
-            g = gradient.detach()
+            g = local(gradient.detach())
             size = (g * g.conj()).real if g.is_complex() else g * g
             first, second = self._first[i], self._second[i]
             first = g * 0.1 if first is None else first.lerp_(g, 0.1)

@@ -16,6 +16,7 @@ from ..probing.guard import Guard
 from ..probing.memory import is_dense
 from ..probing.probe import Probed, named_trainable
 from ..probing.statistics import own_seed
+from ..sharding.layout import spread_as, gathered
 from .exchange import Disturbed, exchanged, replaced, varies
 
 
@@ -113,9 +114,10 @@ def _disturbable(tensor: Tensor) -> bool:
 
 
 def _noisy(tensor: Tensor, size: float, generator: torch.Generator) -> Tensor:
-    noise = torch.randn(tensor.shape, generator=generator).to(tensor.device)
-    scale = tensor.detach().float().square().mean().sqrt() * size
-    return (tensor.detach().float() + noise * scale).to(tensor.dtype)
+    held = gathered(tensor.detach())
+    noise = torch.randn(held.shape, generator=generator).to(held.device)
+    scale = held.float().square().mean().sqrt() * size
+    return spread_as((held.float() + noise * scale).to(held.dtype), tensor)
 
 
 @contextmanager

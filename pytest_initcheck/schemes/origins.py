@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ..probing.operands import Use
 from ..records import ParameterRecord
+from ..sharding.layout import gathered
 from .distributions import Named, name_distribution
 from .places import Place
 
@@ -28,7 +29,7 @@ def drawn_from(model: nn.Module, uses: Mapping[str, Use], records: Mapping[str, 
         record, use = records[name], uses.get(name, Use("other"))
         if record.value is None or not record.value.finite or not record.value.count:
             continue
-        found[name] = origin(parameter, record, use, sample=VALUES, rows=ROWS)
+        found[name] = origin(gathered(parameter.detach()), record, use, sample=VALUES, rows=ROWS)
     return found
 
 
