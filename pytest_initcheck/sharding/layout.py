@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -41,7 +42,7 @@ def local(tensor: Tensor) -> Tensor:
         return tensor
     sharded: Any = tensor
     if is_partial(sharded):
-        with torch.no_grad():
+        with torch.no_grad(), _masks_kept(sharded):
             sharded = sharded.redistribute(placements=_summed(sharded))
     held = sharded._local_tensor
     return _waited(held)
@@ -63,12 +64,16 @@ def gathered(tensor: Tensor) -> Tensor:
     """Return all of ``tensor`` as an ordinary one, gathered from the ranks where it is spread over them."""
     if not is_sharded(tensor):
         return tensor
-    found: Tensor = tensor.full_tensor()  # type: ignore[attr-defined]
+    with _masks_kept(tensor):
+        found: Tensor = tensor.full_tensor()  # type: ignore[attr-defined]
     return _waited(found)
 
 
 def spread_as(values: Tensor, other: Tensor) -> Tensor:
-    """Return ``values``, the same on every rank, laid out as ``other``; no rank sends anything."""
+    """Return ``values``, the same on every rank, to stand in place of ``other``: laid out as it is, whole where it is a sum to be made.
+
+    No rank sends anything.
+    """
     if not is_sharded(other):
         return values
     from torch.distributed.tensor import DTensor, Replicate
@@ -76,7 +81,10 @@ def spread_as(values: Tensor, other: Tensor) -> Tensor:
     sharded: Any = other
     mesh = sharded.device_mesh
     everywhere = DTensor.from_local(values, mesh, [Replicate()] * mesh.ndim, run_check=False)
-    found: Tensor = everywhere.redistribute(placements=sharded.placements)
+    for p in sharded.placements:
+        if hasattr(p, "mask_buffer") and p.mask_buffer.data is not None:
+            p.mask_buffer.release_mask()  # of a sum that is no longer made; the next call would meet it
+    found: Tensor = everywhere.redistribute(placements=_summed(sharded))
     return found
 
 
@@ -86,13 +94,25 @@ def share(tensor: Tensor) -> tuple[int, ...]:
         return ()
     sharded: Any = tensor
     places = sharded.device_mesh.get_coordinate() or ()
-    return tuple(at for at, p in zip(places, sharded.placements, strict=False) if p.is_shard())
+    return tuple(at for at, p in zip(places, sharded.placements, strict=False) if not p.is_replicate())
 
 
 def _summed(sharded: Any) -> list[Any]:
     from torch.distributed.tensor import Replicate
 
     return [Replicate() if p.is_partial() else p for p in sharded.placements]
+
+
+@contextmanager
+def _masks_kept(sharded: Any) -> Iterator[None]:
+    """The masks by which addends of a split embedding are told apart outlast one sum: the model's own is still to come."""
+    buffers = [p.mask_buffer for p in sharded.placements if hasattr(p, "mask_buffer")]
+    were = [(b, b.data, b.refcount) for b in buffers]
+    try:
+        yield
+    finally:
+        for buffer, data, count in were:
+            buffer.data, buffer.refcount = data, count
 
 
 def _waited(tensor: Any) -> Tensor:
