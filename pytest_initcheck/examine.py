@@ -37,7 +37,7 @@ from .rules.blame import candidates
 from .rules.culprits import suspects, typical_deviation
 from .rules.named import worst_layers
 from .schemes.fill import initialize
-from .schemes.origins import drawn_from
+from .schemes.origins import drawn_from, spread_with_origins
 from .sharding.batches import shared
 from .sharding.layout import is_distributed, is_flat, kind_of
 from .sharding.verdict import as_one
@@ -100,11 +100,11 @@ def examine(model: nn.Module, request: Request, faults: Mapping[str, Constructio
         SettingsError, ProbeError: as :func:`~pytest_initcheck.check_init`.
     """
     if current() is None and is_distributed(model):
-        return as_one(model, request.settings.timeout, lambda _: examine(model, request, faults))
+        return as_one(model, request.settings.timeout, lambda: examine(model, request, faults))
     _refuse(model)
     measured = _measured_in_any_format(model, request, faults or {})
     case, settings = measured.case, request.settings
-    names = [*case.trace.layers, *case.trace.parameters, *case.unwritten]
+    names = [*case.trace.layers, *case.trace.parameters, *case.unwritten, *(s.name for s in case.spread)]
     names += [
         *([case.not_finite.layer] if case.not_finite and case.not_finite.layer else []),
         *(s.name for s in case.strays),
@@ -189,6 +189,7 @@ def _measured_once(model: nn.Module, request: Request, faults: Mapping[str, Cons
         nothing = None if loss is None else _loss_of_nothing(probed.rerun_raw, loss)
         guard.rewind()  # the last pass may have added to the model, or taken from it
         origins = drawn_from(probed.model, probed.uses, trace.parameters) if request.fixes else {}
+        lying = spread_with_origins(probed, trace, origins)
         parameters = {
             name: replace(
                 p,
@@ -231,6 +232,7 @@ def _measured_once(model: nn.Module, request: Request, faults: Mapping[str, Cons
         absent=absent,
         rounding=rounding,
         shared=shared_modules(probed.model),
+        spread=lying,
     )
     return Measured(subject, given, case, dropped)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ..records import ConstructionFault, Finding, NotFinite, Response, Severity, Stray, Trace
+from ..records import ConstructionFault, Finding, NotFinite, Response, Severity, Spread, Stray, Trace
 from ..settings import Settings
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ class Case:
         absent: parameters whose gradient is zero here, and is not with other inputs or other randomness.
         rounding: weights whose gradient is nothing but rounding, each with its size against the strongest one.
         shared: paths of each module that is registered several times in one place.
+        spread: how parameters and buffers lie on the ranks; empty for a model of one process.
     """
 
     trace: Trace
@@ -49,6 +50,7 @@ class Case:
     absent: frozenset[str] = frozenset()
     rounding: Mapping[str, float] = field(default_factory=dict)
     shared: Sequence[tuple[str, ...]] = ()
+    spread: Sequence[Spread] = ()
 
 
 Judge = Callable[[Case], Iterable[Finding]]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from ..records import Spread
 from .layout import is_sharded, local, share
 from .world import World
 
@@ -16,32 +18,6 @@ from .world import World
 FEW = 64
 #: Elements that are turned to integers at a time.
 _BLOCK = 1 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class Spread:
-    """How one parameter or buffer lies on the ranks.
-
-    Attributes:
-        name: dotted name.
-        buffer: whether it is a buffer.
-        split: whether ranks hold parts of it, rather than all of it.
-        differing: ranks whose replica is not the first one's.
-        copies: share of the parts that are bit for bit another part, where they are not constant.
-        counts, means, stds, kurtoses: of the parts that differ in place, one entry each, in the order of ``holders``.
-        holders: the first rank that holds each of them.
-    """
-
-    name: str
-    buffer: bool = False
-    split: bool = False
-    differing: tuple[int, ...] = ()
-    copies: float = 0.0
-    holders: tuple[int, ...] = ()
-    counts: tuple[int, ...] = ()
-    means: tuple[float, ...] = ()
-    stds: tuple[float, ...] = ()
-    kurtoses: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,17 +46,27 @@ def spread(world: World, model: nn.Module) -> tuple[Spread, ...]:
     )
 
 
-def equalize(world: World, model: nn.Module, spreads: Sequence[Spread]) -> None:
-    """Give every rank the first rank's values of what should be equal and is not: the rest is judged with those."""
+@contextmanager
+def equal(world: World, model: nn.Module, spreads: Sequence[Spread]) -> Iterator[None]:
+    """Give every rank the first rank's values of what should be equal and is not, while the context lasts.
+
+    What is replicated and differs is found; everything else is judged with one set of values, or ranks would part ways.
+    """
     held = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    were = []
     with torch.no_grad():
         for one in spreads:
             if one.differing:
-                tensor = local(held[one.name])
-                place = share(held[one.name])
+                tensor, place = local(held[one.name]), share(held[one.name])
+                were.append((tensor, tensor.clone()))
                 values = world.told((place, tensor.cpu()))
-                first = next(value for at, value in values if at == place)
-                tensor.copy_(first)
+                tensor.copy_(next(value for at, value in values if at == place))
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for tensor, value in were:
+                tensor.copy_(value)
 
 
 def _spread(name: str, tensor: Tensor, buffer: bool, ranks: Sequence[int], parts: Sequence[_Part]) -> Spread:
@@ -90,8 +76,8 @@ def _spread(name: str, tensor: Tensor, buffer: bool, ranks: Sequence[int], parts
         known = first.setdefault(part.place, (rank, part))[1]
         if known.bits != part.bits:
             differing.append(rank)
-    known_parts = [(rank, part) for rank, part in first.values() if part.count >= FEW and not part.constant]
-    bits = [part.bits for _, part in known_parts]
+    known_parts = [(rank, part) for rank, part in first.values() if part.count >= FEW]
+    bits = [part.bits for _, part in known_parts if not part.constant]
     copies = sum(bits.count(b) > 1 for b in bits) / len(bits) if len(bits) > 1 else 0.0
     return Spread(
         name,
@@ -115,7 +101,9 @@ def _part(tensor: Tensor) -> _Part:
     flat = held.reshape(-1)
     constant = bool((flat == flat[0]).all())
     bits = _bits(flat)
-    if constant or not flat.is_floating_point() or count < FEW:
+    if constant and flat.is_floating_point():
+        return _Part(share(tensor), bits, count, True, float(flat[0]))
+    if not flat.is_floating_point() or count < FEW:
         return _Part(share(tensor), bits, count, constant)
     x = flat.double()
     mean = float(x.mean())

@@ -97,6 +97,18 @@ def share(tensor: Tensor) -> tuple[int, ...]:
     return tuple(at for at, p in zip(places, sharded.placements, strict=False) if not p.is_replicate())
 
 
+def part_shape(tensor: Tensor) -> tuple[int, ...]:
+    """Return the shape of the part of ``tensor`` that the first rank holds: the same on every rank, whatever is left for the last."""
+    if not is_sharded(tensor):
+        return tuple(tensor.shape)
+    sharded: Any = tensor
+    sizes = list(tensor.shape)
+    for dim, p in enumerate(sharded.placements):
+        if not p.is_replicate() and not p.is_partial():
+            sizes[p.dim] = -(-sizes[p.dim] // sharded.device_mesh.size(dim))
+    return tuple(sizes)
+
+
 def _summed(sharded: Any) -> list[Any]:
     from torch.distributed.tensor import Replicate
 

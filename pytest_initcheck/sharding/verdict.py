@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..errors import InitcheckError, ProbeError
 from ..records import Report
 from ..words import named_error, plural
+from .faults import equal, spread
 from .layout import is_sharded
 from .world import World, named
 
@@ -20,7 +21,7 @@ from .world import World, named
 LISTED = 3
 
 
-def as_one(model: nn.Module, timeout: float, judge: Callable[[World], Report]) -> Report:
+def as_one(model: nn.Module, timeout: float, judge: Callable[[], Report]) -> Report:
     """Return the report that all ranks agree on: the first rank's, where all say the same.
 
     Args:
@@ -38,7 +39,9 @@ def as_one(model: nn.Module, timeout: float, judge: Callable[[World], Report]) -
         try:
             _same_model(world, model)
             world.learn()
-            report = judge(world)
+            world.spread = spread(world, model)
+            with equal(world, model, world.spread):
+                report = judge()
             outcome = {"verdict": verdict(report)}
         except Exception as error:
             raised = error

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ProbeError
+from ..records import Spread
 from ..words import plural
 from .layout import is_sharded, resharded, standing_in, units
 
@@ -43,6 +44,7 @@ class World:
         rank: this process's.
         sharded: whether parameters are split, rather than held by every rank.
         accumulates: whether gradients arrive in ``.grad`` alone, as FSDP's do.
+        spread: how each parameter and buffer lies on the ranks, once that was asked.
         standing: id of the parameter that a pass computes with -> that one, and the one that it stands in for.
 
     Raises:
@@ -70,6 +72,7 @@ class World:
         self.sharded = any(is_sharded(p) for p in model.parameters())
         self.accumulates = next(units(model), None) is not None
         self.standing: Mapping[int, tuple[nn.Parameter, nn.Parameter]] = {}
+        self.spread: Sequence[Spread] = ()
         self._key = f"pytest_initcheck/{'-'.join(map(str, self.ranks))}/{next(_COUNT)}"
         self._group: Any = None
         self._entered = contextlib.ExitStack()
