@@ -38,11 +38,11 @@ from .rules.culprits import suspects, typical_deviation
 from .rules.named import worst_layers
 from .schemes.fill import initialize
 from .schemes.origins import drawn_from, spread_with_origins
+from .settings import Settings
 from .sharding.batches import shared
 from .sharding.layout import is_distributed, is_flat, kind_of
-from .sharding.verdict import as_one
+from .sharding.verdict import one_report
 from .sharding.world import current
-from .settings import Settings
 from .words import first_line, some
 
 Loss = Callable[[Any], Tensor]
@@ -100,7 +100,7 @@ def examine(model: nn.Module, request: Request, faults: Mapping[str, Constructio
         SettingsError, ProbeError: as :func:`~pytest_initcheck.check_init`.
     """
     if current() is None and is_distributed(model):
-        return as_one(model, request.settings.timeout, lambda: examine(model, request, faults))
+        return one_report(model, request.settings.timeout, lambda: examine(model, request, faults))
     _refuse(model)
     measured = _measured_in_any_format(model, request, faults or {})
     case, settings = measured.case, request.settings

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .. import thresholds
 from ..records import Histogram, Stats
-from ..sharding.layout import is_partial, is_sharded, local, gathered
+from ..sharding.layout import gathered, is_partial, is_sharded, local
 from ..sharding.moments import NOTHING, joined
 from ..sharding.world import current
 

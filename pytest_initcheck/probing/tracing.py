@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..records import LayerRecord, ParameterRecord, Stats, Trace
-from ..sharding.layout import kind_of, gathered
+from ..sharding.layout import gathered, kind_of
 from ..sharding.world import current
 from .call import Call
 from .graph import Graph, nonlinearity

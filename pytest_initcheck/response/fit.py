@@ -10,8 +10,8 @@ from torch import Tensor
 
 from .. import thresholds
 from ..probing.modules import sample_dim
-from ..sharding.layout import local
 from ..probing.probe import OutputChanged, centred, gradients
+from ..sharding.layout import local
 from .perturb import Push, rms
 
 #: Token scores are asked to tell this many classes apart, whatever the vocabulary: the task is as hard for every model.

@@ -16,7 +16,7 @@ from ..probing.guard import Guard
 from ..probing.memory import is_dense
 from ..probing.probe import Probed, named_trainable
 from ..probing.statistics import own_seed
-from ..sharding.layout import spread_as, gathered
+from ..sharding.layout import gathered, spread_as
 from .exchange import Disturbed, exchanged, replaced, varies
 
 

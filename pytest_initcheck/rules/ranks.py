@@ -71,8 +71,8 @@ def copied_shards(case: Case) -> Iterator[Finding]:
             f"{percent(copies[0].copies)} of the parts of {copies[0].name} are copies of each other"
             f"{and_more(len(copies), 'more weights')}",
             evidence={"share": copies[0].copies, "weights": len(copies)},
-            cause="every rank drew its own part of the weight from the same seed",
-            advice="draw on the DTensor itself (torch.nn.init takes it), or seed each part by the rank that holds it",
+            cause="every rank drew its own part of the weight from the same seed (on a mesh of CPUs, torch.nn.init of a DTensor does)",
+            advice="seed each part by its place in the mesh, or let pytest_initcheck.apply_init draw the whole weight and keep the part",
         )
 
 

@@ -99,7 +99,8 @@ def _part(tensor: Tensor) -> _Part:
     if held.is_meta or not count or held.layout is not torch.strided:
         return _Part(share(tensor), 0, 0, True)
     flat = held.reshape(-1)
-    constant = bool((flat == flat[0]).all())
+    # What is not finite says nothing of how it was drawn: other rules speak of it.
+    constant = bool((flat == flat[0]).all()) or not bool(flat.isfinite().all())
     bits = _bits(flat)
     if constant and flat.is_floating_point():
         return _Part(share(tensor), bits, count, True, float(flat[0]))

@@ -88,6 +88,18 @@ def spread_as(values: Tensor, other: Tensor) -> Tensor:
     return found
 
 
+@contextmanager
+def whole_to_fill(parameter: Tensor) -> Iterator[Tensor]:
+    """Yield what to write all values of ``parameter`` to, the same on every rank: each keeps its part when the context ends."""
+    if not is_sharded(parameter):
+        yield parameter
+        return
+    values = torch.empty(parameter.shape, dtype=parameter.dtype, device=local(parameter).device)
+    yield values
+    with torch.no_grad():
+        local(parameter).copy_(local(spread_as(values, parameter.detach())))
+
+
 def share(tensor: Tensor) -> tuple[int, ...]:
     """Return which part this rank holds: its places along the dimensions of the mesh that split ``tensor``; ``()`` for all of it."""
     if not is_sharded(tensor):

@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from typing import TypeVar
 
 from torch import Tensor, nn
 
@@ -15,14 +16,16 @@ from ..records import Report
 from ..words import named_error, plural
 from .faults import equal, spread
 from .layout import is_sharded
-from .world import World, named
+from .world import World, current, named
+
+T = TypeVar("T")
 
 #: Names of parameters that are listed where ranks have different ones.
 LISTED = 3
 
 
-def as_one(model: nn.Module, timeout: float, judge: Callable[[], Report]) -> Report:
-    """Return the report that all ranks agree on: the first rank's, where all say the same.
+def one_report(model: nn.Module, timeout: float, judge: Callable[[], Report]) -> Report:
+    """Return the report that all ranks agree on: the first rank's, where all come to the same verdict.
 
     Args:
         model: a model that several processes hold together; every one of them calls this.
@@ -30,28 +33,50 @@ def as_one(model: nn.Module, timeout: float, judge: Callable[[], Report]) -> Rep
         judge: examines the model, on this rank.
 
     Raises:
-        ProbeError: the ranks hold different models, come to different verdicts, or one of them raised or did not come to an end.
+        ProbeError, InitcheckError: as :func:`as_one`.
+    """
+
+    def looked() -> Report:
+        world = current()
+        assert world is not None
+        world.spread = spread(world, model)
+        with equal(world, model, world.spread):
+            return judge()
+
+    # Timings and the last digits are each rank's own: one report is everybody's.
+    return as_one(model, timeout, looked, verdict, everywhere=True)
+
+
+def as_one(
+    model: nn.Module, timeout: float, run: Callable[[], T], said: Callable[[T], str], *, everywhere: bool = False
+) -> T:
+    """Return what ``run`` returns on this rank, where it says the same on all of them.
+
+    Args:
+        model: a model that several processes hold together; every one of them calls this.
+        timeout: seconds that a rank is waited for.
+        run: what to do; ranks tell each other through :func:`~pytest_initcheck.sharding.world.current`.
+        said: what must be the same everywhere.
+        everywhere: whether to return what the first rank's ``run`` returned.
+
+    Raises:
+        ProbeError: the ranks hold different models, say different things, or one of them raised or did not come to an end.
         InitcheckError: what every rank raised.
     """
     raised: BaseException | None = None
-    report: Report | None = None
+    found: list[T] = []
     with _met(World(model, timeout)) as world:
         try:
             _same_model(world, model)
             world.learn()
-            world.spread = spread(world, model)
-            with equal(world, model, world.spread):
-                report = judge()
-            outcome = {"verdict": verdict(report)}
+            found.append(run())
+            outcome = {"said": said(found[0])}
         except Exception as error:
             raised = error
-            said = str(error) if isinstance(error, InitcheckError) else named_error(error)
-            outcome = {"raised": said}
-        found = world.agree(outcome)
-        sentence = _disagreement(world.ranks, found)
-        if sentence is None and report is not None:
-            # Timings and the last digits are each rank's own: one report is everybody's.
-            return world.told(report if world.rank == world.ranks[0] else None)[0]  # type: ignore[no-any-return]
+            outcome = {"raised": str(error) if isinstance(error, InitcheckError) else named_error(error)}
+        sentence = _disagreement(world.ranks, world.agree(outcome))
+        if sentence is None and found:
+            return world.told(found[0] if world.rank == world.ranks[0] else None)[0] if everywhere else found[0]  # type: ignore[no-any-return]
     if sentence is not None:
         raise ProbeError(sentence) from raised
     assert raised is not None
@@ -95,8 +120,8 @@ def _disagreement(ranks: Sequence[int], found: Sequence[Mapping[str, str]]) -> s
         return f"{named([r for r, _ in silent])} of {count} {silent[0][1]}: every rank must call the check, on the same model"
     if raised:
         return f"{named([r for r, _ in raised])} of {count} waited for the others in vain: {raised[0][1]}"
-    most = Counter(o["verdict"] for o in found).most_common(1)[0][0]
-    odd = [r for r, o in zip(ranks, found, strict=True) if o["verdict"] != most]
+    most = Counter(o["said"] for o in found).most_common(1)[0][0]
+    odd = [r for r, o in zip(ranks, found, strict=True) if o["said"] != most]
     return f"{named(odd)} of {count} came to another verdict than the others: the ranks do not compute the same function"
 
 

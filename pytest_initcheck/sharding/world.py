@@ -104,6 +104,11 @@ class World:
         resharded(self._model)
         self.standing = standing_in(self._model)
 
+    def generator(self) -> torch.Generator:
+        """Return a generator in the same state on every rank, from a draw of the first one's own."""
+        seed = self.told(int(torch.randint(2**62, ())))[0]
+        return torch.Generator().manual_seed(seed)
+
     def parameters(self) -> Iterator[nn.Parameter]:
         """Yield the parameters of the model as they are registered now."""
         yield from self._model.parameters()
