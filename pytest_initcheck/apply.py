@@ -72,7 +72,7 @@ def apply_init(
         raise SettingsError("seed and generator exclude each other; pass one of them")
     generator = torch.Generator().manual_seed(seed) if seed is not None else generator
     if isinstance(model, nn.Module) and current() is None and is_distributed(model):
-        arguments = {"include": include, "exclude": exclude, "seed": None, "generator": generator, "dry_run": dry_run}
+        arguments: dict[str, Any] = {"include": include, "exclude": exclude, "generator": generator, "dry_run": dry_run}
         arguments |= {"verify": verify, "loss": loss, "tolerance": tolerance, "passes": passes, **options}
         return as_one(model, Settings().timeout, lambda: apply_init(model, scheme, inputs, **arguments), str)
     if generator is None and (world := current()) is not None:

@@ -64,10 +64,10 @@ def _by_part(one: Spread, parameter: Tensor, record: ParameterRecord, use: Use) 
         return one
     mine = part_shape(parameter)
     inside, outside = (max(parameter.shape[d] // max(mine[d], 1), 1) for d in (use.in_dim, use.out_dim))
-    fans = {"fan_in": max(record.fan_in // inside, 1), "fan_out": max(record.fan_out // outside, 1)}
     if inside == outside == 1:
         return one
-    named = origin(gathered(parameter.detach()), replace(record, **fans), use, sample=VALUES, rows=ROWS)
+    part = replace(record, fan_in=max(record.fan_in // inside, 1), fan_out=max(record.fan_out // outside, 1))
+    named = origin(gathered(parameter.detach()), part, use, sample=VALUES, rows=ROWS)
     if not _exact(named):
         return one
     factor = math.sqrt(max(inside, (inside + outside) / 2 if outside > 1 else 1))

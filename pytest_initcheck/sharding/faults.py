@@ -35,7 +35,7 @@ class _Part:
 
 def spread(world: World, model: nn.Module) -> tuple[Spread, ...]:
     """Return how each parameter and buffer of ``model`` lies on the ranks; the same on each of them."""
-    named = [(n, t, False) for n, t in model.named_parameters()]
+    named: list[tuple[str, Tensor, bool]] = [(n, t, False) for n, t in model.named_parameters()]
     named += [(n, t, True) for n, t in model.named_buffers()]
     with torch.no_grad():
         mine = [_part(t) for _, t, _ in named]

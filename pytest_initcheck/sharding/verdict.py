@@ -76,7 +76,7 @@ def as_one(
             outcome = {"raised": str(error) if isinstance(error, InitcheckError) else named_error(error)}
         sentence = _disagreement(world.ranks, world.agree(outcome))
         if sentence is None and found:
-            return world.told(found[0] if world.rank == world.ranks[0] else None)[0] if everywhere else found[0]  # type: ignore[no-any-return]
+            return world.told(found[0] if world.rank == world.ranks[0] else None)[0] if everywhere else found[0]
     if sentence is not None:
         raise ProbeError(sentence) from raised
     assert raised is not None
