@@ -12,7 +12,12 @@ from .world import World
 
 
 def pulled_back(
-    world: World, roots: Sequence[Tensor], leaves: Sequence[Tensor], signals: Sequence[Tensor] | None, *, retain_graph: bool
+    world: World,
+    roots: Sequence[Tensor],
+    leaves: Sequence[Tensor],
+    signals: Sequence[Tensor] | None,
+    *,
+    retain_graph: bool,
 ) -> list[Tensor | None]:
     """Return the gradients of ``leaves``, laid out as these are; ``None`` for those not reached. No ``.grad`` stays.
 

@@ -46,9 +46,7 @@ def shared(world: World, tensors: Sequence[Tensor], dims: Sequence[int | None]) 
     if world.rank in heard:
         mine = [t if d is None else t.narrow(d, 0, each) for t, d in zip(held, dims, strict=True)]
     brought = [given for given in world.told(mine) if given is not None]
-    joined = [
-        brought[0][i] if d is None else torch.cat([given[i] for given in brought], d) for i, d in enumerate(dims)
-    ]
+    joined = [brought[0][i] if d is None else torch.cat([given[i] for given in brought], d) for i, d in enumerate(dims)]
     told_of = f"{each * len(heard)} samples were looked at, {each} from each of {named(heard)}, which brought batches of their own"
     return _placed(joined, tensors), told_of
 

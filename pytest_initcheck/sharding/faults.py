@@ -111,9 +111,7 @@ def _part(tensor: Tensor) -> _Part:
     x = x - mean
     square = float(x.square().mean())
     fourth = float(x.square().square().mean())
-    return _Part(
-        share(tensor), bits, count, False, mean, math.sqrt(square), fourth / square**2 if square else math.nan
-    )
+    return _Part(share(tensor), bits, count, False, mean, math.sqrt(square), fourth / square**2 if square else math.nan)
 
 
 def _bits(flat: Tensor) -> int:

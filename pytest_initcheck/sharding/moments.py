@@ -11,9 +11,7 @@ from .world import World
 NOTHING = (0.0, 0.0, 0.0, math.inf, -math.inf, 0.0, 0.0, 0.0)
 
 
-def joined(
-    world: World, numbers: Sequence[Sequence[float]], weights: Sequence[int]
-) -> list[tuple[float, ...]]:
+def joined(world: World, numbers: Sequence[Sequence[float]], weights: Sequence[int]) -> list[tuple[float, ...]]:
     """Return the moments over all ranks, of each tensor.
 
     Parts that are equal on several ranks (a tensor that every rank has whole; replicas of a shard) count as often, which changes

@@ -122,7 +122,9 @@ def _disagreement(ranks: Sequence[int], found: Sequence[Mapping[str, str]]) -> s
         return f"{named([r for r, _ in raised])} of {count} waited for the others in vain: {raised[0][1]}"
     most = Counter(o["said"] for o in found).most_common(1)[0][0]
     odd = [r for r, o in zip(ranks, found, strict=True) if o["said"] != most]
-    return f"{named(odd)} of {count} came to another verdict than the others: the ranks do not compute the same function"
+    return (
+        f"{named(odd)} of {count} came to another verdict than the others: the ranks do not compute the same function"
+    )
 
 
 # -- before
@@ -141,8 +143,10 @@ def _same_model(world: World, model: nn.Module) -> None:
     known, odd = every[told.index(most)], [r for r, d in zip(world.ranks, told, strict=True) if d != most]
     other = every[world.ranks.index(odd[0])]
     apart = [n for n, _ in {*map(_pair, known[1])} ^ {*map(_pair, other[1])}]
-    what = f"a {other[0]} rather than a {known[0]}" if other[0] != known[0] else "other shapes or layouts of " + ", ".join(
-        list(dict.fromkeys(sorted(apart)))[:LISTED]
+    what = (
+        f"a {other[0]} rather than a {known[0]}"
+        if other[0] != known[0]
+        else "other shapes or layouts of " + ", ".join(list(dict.fromkeys(sorted(apart)))[:LISTED])
     )
     raise ProbeError(f"{named(odd)} of {plural(len(world.ranks), 'rank')} holds another model than the others: {what}")
 

@@ -203,7 +203,9 @@ def _mean(column: Sequence[float], *, squared: bool) -> float:
 
 
 def _listed(ranks: Sequence[int]) -> str:
-    return ", ".join(map(str, ranks)) if len(ranks) <= 8 else f"{ranks[0]} to {ranks[-1]} ({plural(len(ranks), 'rank')})"
+    return (
+        ", ".join(map(str, ranks)) if len(ranks) <= 8 else f"{ranks[0]} to {ranks[-1]} ({plural(len(ranks), 'rank')})"
+    )
 
 
 def named(ranks: Sequence[int]) -> str:
