@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -261,10 +262,21 @@ def _together(call: Call) -> tuple[Call, tuple[str, ...]]:
 def _not_finite(probed: Probed, loss: Loss | None) -> NotFinite | None:
     """What made the output, or else a gradient, not finite; asked only where one is."""
     trace = probed.trace
+    if _sharded():
+        return _not_finite_of_parts(trace)
     if trace.output is not None and not trace.output.finite:
         return maker_of(probed)
     sound = all(p.gradient is None or p.gradient.finite for p in trace.parameters.values())
     return None if sound else singular_of(probed, loss)
+
+
+def _not_finite_of_parts(trace: Trace) -> NotFinite | None:
+    """The layer that meets an infinite weight: each rank sees operations on its own part, and what is not finite may be on one alone."""
+    odd = [p.value for p in trace.parameters.values() if p.value is not None and not p.value.finite]
+    first = next((x for x in trace.layers.values() if x.leaf and not x.activation.finite), None)
+    if not odd or first is None or any(math.isnan(v.min) or math.isnan(v.max) for v in odd):
+        return None
+    return NotFinite(first.name, first.operation or first.kind, f"{first.kind} of infinite values")
 
 
 def _not_judged(call: Call) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from ..sharding.layout import gathered
 from .again import arrives
 from .ask import common
 from .perturb import Push, rms
@@ -36,7 +37,7 @@ def unreached_reasons(model: nn.Module, push: Push, unreached: list[str], called
     closed: list[str] = []
     ran = {owner: names for owner, names in groups.items() if owner in called or not owner}
     if ran:
-        closed = [n for n, p in push.parameters.items() if n not in reasons and not bool(p.detach().any())]
+        closed = [n for n, p in push.parameters.items() if n not in reasons and not bool(gathered(p.detach()).any())]
         if _moves(push, [n for names in ran.values() for n in names], closed):
             for names in list(ran.values())[:ONE_BY_ONE]:
                 if len(ran) == 1 or _moves(push, names, closed):

@@ -117,7 +117,8 @@ def shards_drawn_apart(case: Case) -> Iterator[Finding]:
     threshold="a weight's values are those of a scheme with a name for the fans of one rank's part, and of none for the weight's own",
     evidence="an init that reads the shape of the local tensor takes fan / ranks for the fan: the std is sqrt(ranks) times what was meant, "
     "and another one for each number of ranks",
-    limits="only where fans are split (the input side, or a scheme that counts both); a std chosen by hand may coincide with a scheme",
+    limits="only where fans are split (the input side, or a scheme that counts both); the values of one scheme for a part can be those of "
+    "another for the whole (LeCun's on two ranks are He's), which is not reported; a std chosen by hand may coincide with a scheme",
 )
 def local_fan(case: Case) -> Iterator[Finding]:
     """A weight was initialized by the shape of one rank's part of it."""

@@ -120,6 +120,10 @@ class World:
         mine = torch.tensor(list(numbers), dtype=torch.float64)
         return [row.tolist() for row in self._gathered(mine)]
 
+    def every(self, flags: Sequence[bool]) -> list[bool]:
+        """Return of each flag whether it is set on every rank."""
+        return [all(column) for column in zip(*self.rows([float(f) for f in flags]), strict=True)] if flags else []
+
     def told(self, value: Any) -> list[Any]:
         """Return what every rank gives, in the order of the ranks."""
         mine = torch.frombuffer(bytearray(pickle.dumps(value)), dtype=torch.uint8)

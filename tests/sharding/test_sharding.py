@@ -52,8 +52,7 @@ def test_ranks_that_part_ways_end_with_a_sentence() -> None:
     assert wrong(torchrun("ends.py"), 2) == []
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("ranks", [2, 4])
+@pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_what_only_sharding_can_break_is_found(ranks: int) -> None:
     assert wrong(torchrun("faults.py", ranks=ranks), ranks) == []
 
