@@ -41,7 +41,7 @@ from .schemes.fill import initialize
 from .schemes.origins import drawn_from, spread_with_origins
 from .settings import Settings
 from .sharding.batches import shared
-from .sharding.layout import is_distributed, is_flat, kind_of
+from .sharding.layout import is_distributed, kind_of
 from .sharding.verdict import one_report
 from .sharding.world import current
 from .words import first_line, some
@@ -101,7 +101,7 @@ def examine(model: nn.Module, request: Request, faults: Mapping[str, Constructio
         SettingsError, ProbeError: as :func:`~pytest_initcheck.check_init`.
     """
     if current() is None and is_distributed(model):
-        return one_report(model, request.settings.timeout, lambda: examine(model, request, faults))
+        return one_report(model, request.settings.timeout, lambda whole: examine(whole, request, faults))
     _refuse(model)
     measured = _measured_in_any_format(model, request, faults or {})
     case, settings = measured.case, request.settings
@@ -373,11 +373,6 @@ def _with_histograms(measured: Measured, settings: Settings, findings: Iterable[
 def _refuse(model: nn.Module) -> None:
     """Raise for a model whose weights are not here."""
     kind = kind_of(model)
-    if is_flat(model):
-        raise ProbeError(
-            f"{kind} is wrapped by FullyShardedDataParallel, whose flat vectors have no shapes to judge by: "
-            "use fully_shard, or check the model before it is wrapped"
-        )
     for name, parameter in model.named_parameters():
         if parameter.is_meta:
             raise ProbeError(
@@ -414,6 +409,11 @@ def _placed(model: nn.Module, settings: Settings) -> nn.Module:
         first = next(iter(model.parameters()), None)
         if first is not None and (device is None or first.device == device) and (dtype is None or first.dtype == dtype):
             return model
+        if _sharded():
+            raise SettingsError(
+                "device and dtype ask for a copy, and a model that is split over ranks cannot be copied: shard it on that device, "
+                "with a mixed precision policy"
+            )
         return copy.deepcopy(model).to(device=device, dtype=dtype)
     except (RuntimeError, AssertionError) as error:
         reason = first_line(error)

@@ -18,6 +18,7 @@ from ..models.inputs import resolve_inputs
 from ..probing.call import Call
 from ..probing.guard import untouched
 from ..probing.modules import held_by
+from ..sharding.flat import is_flat
 from ..sharding.layout import gathered, is_sharded, whole_to_fill
 from .auto import Values
 from .choices import chooser, scheme_called
@@ -127,6 +128,10 @@ def put_back_unless_done(model: nn.Module, *, always: bool = False) -> Iterator[
 def _refuse(model: Any) -> None:
     if not isinstance(model, nn.Module):
         raise SettingsError(f"model must be an nn.Module, which is changed in place (got {type(model).__name__})")
+    if is_flat(model):
+        raise SettingsError(
+            f"{type(model).__name__} holds flat vectors of parameters without shapes: initialize the model before it is wrapped"
+        )
     for name, p in model.named_parameters():
         if isinstance(p, UninitializedParameter):
             raise SettingsError(f"{name} has no shape yet; run one batch through the lazy model, then initialize it")

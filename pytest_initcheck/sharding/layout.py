@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .flat import is_flat
+
 #: Autograd nodes of torch.distributed that hand on the same numbers, laid out otherwise.
 HANDED_ON = frozenset(("_ToTorchTensor", "_FromTorchTensor", "Redistribute", "RegisterPostBackwardFunction"))
 
@@ -202,9 +204,3 @@ def is_distributed(model: nn.Module) -> bool:
     if next(units(model), None) is not None:
         return True
     return any(isinstance(m, nn.parallel.DistributedDataParallel) for m in model.modules()) or is_flat(model)
-
-
-def is_flat(model: nn.Module) -> bool:
-    """Return whether any module of ``model`` is wrapped by the first FSDP, which lays parameters out in flat vectors."""
-    kind = _known("torch.distributed.fsdp", "FullyShardedDataParallel")
-    return kind is not None and any(isinstance(m, kind) for m in model.modules())

@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import TypeVar
 
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from ..errors import InitcheckError, ProbeError
 from ..records import Report
 from ..words import named_error, plural
 from .faults import equal, spread
+from .flat import TOLD, is_flat, whole_copy
 from .layout import is_sharded
 from .world import World, current, named
 
@@ -24,13 +26,13 @@ T = TypeVar("T")
 LISTED = 3
 
 
-def one_report(model: nn.Module, timeout: float, judge: Callable[[], Report]) -> Report:
+def one_report(model: nn.Module, timeout: float, judge: Callable[[nn.Module], Report]) -> Report:
     """Return the report that all ranks agree on: the first rank's, where all come to the same verdict.
 
     Args:
         model: a model that several processes hold together; every one of them calls this.
         timeout: seconds that a rank is waited for.
-        judge: examines the model, on this rank.
+        judge: examines the model, or the modules that the first FSDP wraps, on this rank.
 
     Raises:
         ProbeError, InitcheckError: as :func:`as_one`.
@@ -39,9 +41,13 @@ def one_report(model: nn.Module, timeout: float, judge: Callable[[], Report]) ->
     def looked() -> Report:
         world = current()
         assert world is not None
-        world.spread = spread(world, model)
-        with equal(world, model, world.spread):
-            return judge()
+        subject = whole_copy(model) if is_flat(model) else model
+        world.spread = spread(world, subject)
+        with equal(world, subject, world.spread):
+            report = judge(subject)
+        if subject is not model:
+            report = replace(report, trace=replace(report.trace, unseen=(TOLD, *report.trace.unseen)))
+        return report
 
     # Timings and the last digits are each rank's own: one report is everybody's.
     return as_one(model, timeout, looked, verdict, everywhere=True)
@@ -132,7 +138,8 @@ def _disagreement(ranks: Sequence[int], found: Sequence[Mapping[str, str]]) -> s
 
 def _same_model(world: World, model: nn.Module) -> None:
     """Refuse ranks that hold different models, before any of them waits for a tensor that another one does not have."""
-    mine = [(name, _form(t)) for name, t in (*model.named_parameters(), *model.named_buffers())]
+    flat = is_flat(model)  # of whose vectors each rank has another part
+    mine = [(n, [] if flat else _form(t)) for n, t in (*model.named_parameters(), *model.named_buffers())]
     # Through the store, in one message of one size: ranks whose lists differ in length still hear one another.
     digest = hashlib.sha256(json.dumps([type(model).__name__, mine]).encode()).hexdigest()
     told = world.told(digest)

@@ -24,6 +24,7 @@ from ..models.build import build
 from ..probing.statistics import kurtosis, measure, settle
 from ..schemes.distributions import name_distribution
 from ..settings import Settings
+from ..sharding.flat import is_flat, whole_copy
 from ..sharding.layout import gathered, is_distributed, kind_of
 from ..sharding.verdict import as_one
 from ..sharding.world import current
@@ -140,10 +141,13 @@ def assert_initialized(
                 f"{pattern!r} must map to an expectation such as normal(std=0.02) or zeros() (got {value!r})"
             )
     if current() is None and is_distributed(model):
-        whole, rate = model, false_alarm_rate
-        return as_one(
-            whole, Settings().timeout, lambda: assert_initialized(whole, expected, false_alarm_rate=rate), str
-        )
+        split, rate = model, false_alarm_rate
+
+        def asserted() -> Initialization:
+            whole = whole_copy(split) if is_flat(split) else split
+            return assert_initialized(whole, expected, false_alarm_rate=rate)
+
+        return as_one(split, Settings().timeout, asserted, str)
     found = list(_parameters_of(model))
     chosen = _chosen(found, expected)
     again = _reset(model) if any(expected[p].of is None for p in chosen.values()) else {}

@@ -10,11 +10,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import CPUOffloadPolicy, FullyShardedDataParallel, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import Replicate, Shard
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, SequenceParallel, parallelize_module
 from torch.nn.parallel import DistributedDataParallel
 
+CPU = torch.device("cpu")
 #: FSDP's word on outputs that are views, DTensor's on gathering what a 2-D mesh holds: of torch, not of the check.
 warnings.filterwarnings("ignore")
 
@@ -133,6 +134,12 @@ def sequence_parallel(model: Any, mesh: DeviceMesh) -> Any:
     return parallelize_module(model, mesh, ends)
 
 
+def first_fsdp(model: Any, *, use_orig_params: bool = True) -> Any:
+    for i, block in enumerate(model.blocks):
+        model.blocks[i] = FullyShardedDataParallel(block, device_id=CPU, use_orig_params=use_orig_params)
+    return FullyShardedDataParallel(model, device_id=CPU, use_orig_params=use_orig_params)
+
+
 def layouts() -> dict[str, Callable[[Any], Any]]:
     """Name -> what spreads a model over the ranks there are."""
     count = dist.get_world_size()
@@ -140,14 +147,19 @@ def layouts() -> dict[str, Callable[[Any], Any]]:
     half = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
     found: dict[str, Callable[[Any], Any]] = {
         "ddp": DistributedDataParallel,
+        "the first fsdp": first_fsdp,
+        "the first fsdp by vectors": lambda m: first_fsdp(m, use_orig_params=False),
         "fsdp": lambda m: fsdp(m, mesh),
         "fsdp, root not sharded": lambda m: fsdp(m, mesh, root=False),
         "fsdp, kept whole after forward": lambda m: fsdp(m, mesh, reshard_after_forward=False),
         "fsdp, mixed precision": lambda m: fsdp(m, mesh, mp_policy=half),
         "fsdp, CPU offload": lambda m: fsdp(m, mesh, offload_policy=CPUOffloadPolicy(pin_memory=False)),
-        "tensor parallel": lambda m: tensor_parallel(m, mesh),
-        "sequence parallel": lambda m: sequence_parallel(m, mesh),
     }
+    if count % 2 == 0:  # torch's own plans want even parts; FSDP pads
+        found |= {
+            "tensor parallel": lambda m: tensor_parallel(m, mesh),
+            "sequence parallel": lambda m: sequence_parallel(m, mesh),
+        }
     if count % 2 == 0 and count > 2:
         both = init_device_mesh("cpu", (count // 2, 2), mesh_dim_names=("dp", "tp"))
         found |= {
