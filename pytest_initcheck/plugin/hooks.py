@@ -98,7 +98,10 @@ class Check:
                 raise
             raise e.with_traceback(None) from cause_of_theirs(e)
         if not report.ok:
-            raise UnhealthyInit(str(report), report=report)
+            raise UnhealthyInit(
+                str(report) if speaks() else f"{str(report).partition(chr(10))[0]} (rank 0 shows the report)",
+                report=report,
+            )
         return report
 
 
