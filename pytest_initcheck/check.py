@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
@@ -12,7 +12,7 @@ from .errors import InitcheckError, ProbeError, SettingsError, UnhealthyInit
 from .examine import Loss, Request, examine
 from .models.build import build, build_deferred
 from .phases import doing, done_last
-from .records import Report
+from .records import ConstructionFault, Report
 from .seeds import over_seeds
 from .settings import Settings
 from .words import named_error
@@ -63,7 +63,9 @@ def check(
     settings: Settings,
     name: str | None = None,
     extra_rules: Mapping[str, rules.Rule] | None = None,
+    race: Literal["doubt", "accused", "none"] = "doubt",
     fixes: bool = True,
+    faults: Mapping[str, ConstructionFault] | None = None,
 ) -> Report:
     """As :func:`check_init`, with parsed settings and a name for the report (what the surfaces call).
 
@@ -72,14 +74,16 @@ def check(
         settings: what is asked for.
         name: what the report calls the model; its class name if ``None``.
         extra_rules: rules of other plugins by name.
+        race: which models are raced against repaired copies: those in doubt, accused ones alone, or none.
         fixes: whether to try fixes on a copy of an unhealthy model.
+        faults: what construction left undone in a module, by name, where whoever built it knows.
 
     Raises:
         SettingsError, ProbeError, TargetError: as :func:`check_init`; any other exception becomes the cause of a
             ``ProbeError``.
     """
     try:
-        return _check(model, Request(inputs, loss, settings, name, extra_rules or {}, fixes))
+        return _check(model, Request(inputs, loss, settings, name, extra_rules or {}, race, fixes), faults)
     except InitcheckError:
         raise
     except Exception as error:
@@ -90,7 +94,7 @@ def check(
         ) from error
 
 
-def _check(model: Model, request: Request) -> Report:
+def _check(model: Model, request: Request, faults: Mapping[str, ConstructionFault] | None) -> Report:
     settings = request.settings
     for setting in ("ignore", "select"):
         rules.validate(getattr(settings, setting), setting=setting, known=request.extra_rules)
@@ -98,12 +102,12 @@ def _check(model: Model, request: Request) -> Report:
         if settings.deferred or settings.seeds > 1:
             wish = "deferred" if settings.deferred else "seeds"
             raise SettingsError(f"{wish} needs a factory to build the model again (got a {type(model).__name__})")
-        return examine(model, request)
+        return examine(model, request, faults)
     if not callable(model):
         raise SettingsError(f"model must be an nn.Module or a zero-argument factory (got {type(model).__name__})")
     doing("building")
-    built, faults = build(model, settings.seed)
+    built, found = build(model, settings.seed)
     if settings.deferred:
-        faults |= build_deferred(model, settings.deferred, settings.seed, built)
-    report = examine(built, request, faults)
+        found |= build_deferred(model, settings.deferred, settings.seed, built)
+    report = examine(built, request, found)
     return report if settings.seeds == 1 else over_seeds(model, report, request)

@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from torch.nn.parameter import UninitializedParameter
 
 from . import rules, thresholds
 from .errors import ProbeError, SettingsError
-from .mend import mend
+from .mend import Whole, edits_of, mend
 from .models.inputs import describe, resolve_inputs
 from .phases import doing, told_to
 from .probing.call import Call, walk
@@ -24,6 +24,9 @@ from .probing.memory import is_dense
 from .probing.modules import shared_modules
 from .probing.probe import Probed, histograms, run_probe, sample_dim
 from .probing.subject import PARALLEL
+from .race.course import STEPS
+from .race.race import race
+from .race.tasks import tasks
 from .records import ConstructionFault, Finding, NotFinite, Report, Trace
 from .response.again import arrives
 from .response.ask import ask, unanswered
@@ -61,6 +64,7 @@ class Request:
         settings: what is asked for.
         name: what the report calls the model; its class name if ``None``.
         extra_rules: rules of other plugins by name.
+        race: which models are raced against repaired copies: those in ``"doubt"``, ``"accused"`` ones alone, or ``"none"``.
         fixes: whether an unhealthy model is explained: fixes tried on copies, distributions named, histograms taken.
     """
 
@@ -69,6 +73,7 @@ class Request:
     settings: Settings = field(default_factory=Settings)
     name: str | None = None
     extra_rules: Mapping[str, rules.Rule] = field(default_factory=dict)
+    race: Literal["doubt", "accused", "none"] = "doubt"
     fixes: bool = True
 
 
@@ -113,6 +118,11 @@ def examine(model: nn.Module, request: Request, faults: Mapping[str, Constructio
     for setting in ("ignore", "select"):
         rules.validate(getattr(settings, setting), setting=setting, layers=names, known=request.extra_rules)
     findings, ignored = rules.judge(case, extra=request.extra_rules)
+    if _worth_a_race(case, request, findings):
+        doing("race")
+        measured = replace(measured, case=_raced(measured, request, findings))
+        case = measured.case
+        findings, ignored = rules.judge(case, extra=request.extra_rules)
     trace = case.trace
     if request.fixes and findings and not _sharded():
         findings = _mended(measured, request, findings)
@@ -127,6 +137,7 @@ def examine(model: nn.Module, request: Request, faults: Mapping[str, Constructio
         fail_on=settings.fail_on,
         reproduce=_reproduce(settings, request.name),
         settings=dict(settings.given),
+        race=case.race,
     )
 
 
@@ -173,7 +184,8 @@ def _measured_once(model: nn.Module, request: Request, faults: Mapping[str, Cons
     call = replace(given, batch=None) if alike else given
     with untouched(subject, tensors=call.tensors, also=(call.args, call.kwargs, loss)) as guard:
         guard.backup_parameters()  # a forward pass may write to its own weights
-        probed = run_probe(subject, call, guard=guard, loss=loss, seed=settings.seed, mode=settings.mode)
+        bounded = bool(settings.activation_std or settings.gradient_std)
+        probed = run_probe(subject, call, guard=guard, loss=loss, seed=settings.seed, mode=settings.mode, exact=bounded)
         trace = probed.trace
         not_finite = _not_finite(probed, loss)
         doing("response")
@@ -187,7 +199,7 @@ def _measured_once(model: nn.Module, request: Request, faults: Mapping[str, Cons
         if (reply.output_centred_rms or 0.0) > thresholds.AMPLE * reply.unit:
             pulled = scales(push)
             reply = replace(reply, with_unit_inputs=pulled.with_unit_inputs)
-        nothing = None if loss is None else _loss_of_nothing(probed.rerun_raw, loss)
+        nothing = None if loss is None else _loss_of_nothing(probed, loss)
         guard.rewind()  # the last pass may have added to the model, or taken from it
         origins = drawn_from(probed.model, probed.uses, trace.parameters) if request.fixes else {}
         lying = spread_with_origins(probed, trace, origins)
@@ -297,14 +309,13 @@ def _alike(call: Call) -> bool:
     return bool(per_sample) and all(bool((t == t.narrow(d, 0, 1)).all()) for t, d in per_sample)
 
 
-def _loss_of_nothing(forward: Callable[[], Any], loss: Loss) -> float | None:
+def _loss_of_nothing(probed: Probed, loss: Loss) -> float | None:
     """The loss of an output that is zero everywhere: what a model that says nothing would pay."""
+    if not probed.one_tensor:
+        return None  # a structure whose parts the loss may read in any way
     with torch.no_grad():
-        output = forward()
-        if not isinstance(output, Tensor) or not output.is_floating_point():
-            return None  # a structure whose parts the loss may read in any way
         try:
-            return float(loss(torch.zeros_like(output)))
+            return float(loss(torch.zeros_like(probed.outputs[0])))
         except Exception:  # a loss need not be defined there
             return None
 
@@ -312,24 +323,73 @@ def _loss_of_nothing(forward: Callable[[], Any], loss: Loss) -> float | None:
 # -- explaining
 
 
-def _mended(measured: Measured, request: Request, findings: list[Finding]) -> list[Finding]:
-    """The findings with fixes that were tried; each trial is a probe again."""
-    subject, called = measured.subject, "model"
-    while isinstance(subject, PARALLEL):
-        subject, called = subject.module, f"{called}.module"  # names are those of the module that ran
-    call, case = measured.call, measured.case
-    given = (*call.args, call.kwargs) if call.kwargs else call.args
-    plain = replace(request.settings, device=None, dtype=None, ignore=(), select=())
-    trial_request = replace(request, inputs=given, settings=plain, name=None, fixes=False)
+def _worth_a_race(case: rules.Case, request: Request, findings: Iterable[Finding]) -> bool:
+    findings = list(findings)
+    if current() is not None:
+        return False  # copies of their own are what the ranks would race, and of a model that is split there are none
+    if request.race == "none" or (request.race == "accused" and not rules.raced.accused(findings)):
+        return False
+    return rules.raced.unclear(case, findings)
 
-    def again(trial: nn.Module) -> tuple[Finding, ...]:
-        return examine(trial, trial_request).findings
+
+def _raced(measured: Measured, request: Request, findings: Iterable[Finding]) -> rules.Case:
+    """The case with what a race shows, inside a guard of its own; as it was where the model cannot be run again."""
+    case, call, settings, loss = measured.case, measured.call, request.settings, request.loss
+    errors = [f for f in findings if f.severity == "error"]
+    _, called = _unwrapped(measured.subject)
+    edits = edits_of(case.trace, errors, candidates(case), seed=settings.seed, called=called)
+    large = rules.raced.size(case) > rules.raced.LARGE
+    steps, limit = (rules.raced.FEW, rules.raced.FEW_PASSES) if large else (STEPS, math.inf)
+    with told_to(None), untouched(measured.subject, tensors=call.tensors, also=(call.args, call.kwargs, loss)) as guard:
+        guard.backup_parameters()
+        try:
+            probed = run_probe(measured.subject, call, guard=guard, loss=loss, seed=settings.seed, mode=settings.mode)
+            probed.gradients.clear()
+            push = push_of(probed, guard, seed=settings.seed)
+            accused = rules.raced.accused(errors)
+            wanted = tasks(push, loss, offsets=accused)
+            shown = race(push, _anew(measured, request), edits, wanted, accused=accused, steps=steps, limit=limit)
+        except ProbeError:
+            return case
+    told = (shown.told,) if shown.told else ()
+    return replace(case, trace=replace(case.trace, unseen=(*case.trace.unseen, *told)), race=shown)
+
+
+def _unwrapped(subject: nn.Module) -> tuple[nn.Module, str]:
+    """The module that ran, whose names the findings use, and what a fix calls it."""
+    called = "model"
+    while isinstance(subject, PARALLEL):
+        subject, called = subject.module, f"{called}.module"
+    return subject, called
+
+
+def _given(call: Call) -> tuple[Any, ...]:
+    """The inputs of a call in the form that users give them in."""
+    return (*call.args, call.kwargs) if call.kwargs else call.args
+
+
+def _anew(measured: Measured, request: Request) -> Whole:
+    """Initializes all of a copy by ``"auto"``."""
+    _, called = _unwrapped(measured.subject)
 
     def anew(trial: nn.Module) -> str:
-        initialize(trial, "auto", given, seed=request.settings.seed)
+        initialize(trial, "auto", _given(measured.call), seed=request.settings.seed)
         arguments = called if request.inputs is None else f"{called}, inputs=inputs"
         code = f"# without this import: print(pytest_initcheck.recommend_init({arguments}).code())"
         return f"import pytest_initcheck\npytest_initcheck.apply_init({arguments})\n{code}"
+
+    return anew
+
+
+def _mended(measured: Measured, request: Request, findings: list[Finding]) -> list[Finding]:
+    """The findings with fixes that were tried; each trial is a probe again."""
+    (subject, called), case = _unwrapped(measured.subject), measured.case
+    plain = replace(request.settings, device=None, dtype=None, ignore=(), select=())
+    given = _given(measured.call)
+    trial_request = replace(request, inputs=given, settings=plain, name=None, fixes=False, race="none")
+
+    def again(trial: nn.Module) -> tuple[Finding, ...]:
+        return examine(trial, trial_request).findings
 
     doing("trying fixes")
     with told_to(None):
@@ -339,9 +399,11 @@ def _mended(measured: Measured, request: Request, findings: list[Finding]) -> li
             findings,
             candidates(case),
             again,
-            whole=anew,
+            whole=_anew(measured, request),
             seed=request.settings.seed,
             called=called,
+            proven=case.race.fix if case.race is not None else "",
+            alone=case.race.alone if case.race is not None else "",
         )
 
 

@@ -1,4 +1,4 @@
-"""Hooks for conftest.py and for other plugins; the ``initcheck`` command calls them too.
+"""Hooks for conftest.py and for other plugins; the ``initcheck`` command calls them too. PYTEST_DONT_REWRITE
 
 Implement any of them in a ``conftest.py`` or in an installed plugin; leave out the arguments you do not need. The
 command knows no ``conftest.py``: it loads the installed plugins that name themselves in the entry point group

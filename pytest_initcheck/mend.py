@@ -35,7 +35,7 @@ ABOUT_VALUES = frozenset(
     )
 )
 #: Rules whose findings follow what cures them: they see that the function fails, and conclude where from statistics.
-FOLLOW = frozenset(("unresponsive", "input-blind", "unreachable-targets", "chaotic-response"))
+FOLLOW = frozenset(("unresponsive", "input-blind", "unreachable-targets", "chaotic-response", "outperformed"))
 #: Suspects that are repaired alone before several are at once.
 ALONE = 4
 #: More edits than this are given as the one call that makes them.
@@ -90,6 +90,8 @@ def mend(
     whole: Whole | None = None,
     seed: int = 0,
     called: str = "model",
+    proven: str = "",
+    alone: str = "",
 ) -> list[Finding]:
     """Return the findings with fixes that were tried on a copy of ``model``, and without fixes that did not help.
 
@@ -102,19 +104,25 @@ def mend(
         whole: what to try in place of more than a few edits.
         seed: seed of new values.
         called: what the fixes call the model.
+        proven: a fix that a race was won with, which needs no trial.
+        alone: the only parameter that it changes.
     """
     findings = list(findings)
     known = {*trace.parameters, *trace.layers}
     errors = [
-        f for f in findings if f.severity == "error" and f.rule in ABOUT_VALUES and known.issuperset(f.layers[:1])
+        f
+        for f in findings
+        if f.severity == "error"
+        and f.rule in ABOUT_VALUES
+        and known.issuperset(f.layers[:1])
+        and not (proven and f.fix == proven)
     ]
     others = [f for f in findings if f.rule == "frozen-parameter"]
     suspects = list(suspects)
     cured: dict[str, str] = {}
-    alone = ""
     if errors:
         others_stand = {f.rule for f in findings if f.severity == "error" and f.rule not in ABOUT_VALUES}
-        for plan in sorted(_plans(trace, errors, suspects), key=len):
+        for plan in plans(trace, errors, suspects):
             if whole is not None and len(plan) > LISTED:
                 text = _tried(model, whole, judge, others_stand)
                 whole = None
@@ -127,7 +135,10 @@ def mend(
     for f in others:
         plan = [Edit(n, "train") for n in f.layers]
         cured[f.rule] = _text(plan, called)
-    mended = [replace(f, fix=cured.get(f.rule, "")) if f.rule in ABOUT_VALUES else f for f in findings]
+    mended = [
+        replace(f, fix=cured.get(f.rule, "")) if f.rule in ABOUT_VALUES and not (proven and f.fix == proven) else f
+        for f in findings
+    ]
     return [_following(f, alone, trace, suspects) if alone and f.rule in FOLLOW else f for f in mended]
 
 
@@ -161,6 +172,26 @@ def _tried(model: nn.Module, change: Whole, judge: Recheck, others: set[str]) ->
     except Exception:  # what cannot be given other weights (a lazy layer), or run with them, cannot be cured by them
         return ""
     return text if left <= others else ""
+
+
+def plans(trace: Trace, errors: list[Finding], suspects: list[Suspect]) -> list[list[Edit]]:
+    """Return what may cure a model, the fewest edits first."""
+    return sorted(_plans(trace, errors, suspects), key=len)
+
+
+def edits_of(
+    trace: Trace, errors: Iterable[Finding], suspects: Iterable[Suspect], *, seed: int = 0, called: str = "model"
+) -> list[Whole]:
+    """Return what may cure a model with few edits, the fewest first: each changes a model and returns the lines that do the same.
+
+    Args:
+        trace, errors, suspects, seed, called: as :func:`mend`.
+    """
+    found: list[list[Edit]] = []
+    for plan in plans(trace, [f for f in errors if f.rule in ABOUT_VALUES], list(suspects)):
+        if 0 < len(plan) <= LISTED and plan not in found:
+            found.append(plan)
+    return [partial(_edit, plan, seed, called) for plan in found]
 
 
 def _plans(trace: Trace, errors: list[Finding], suspects: list[Suspect]) -> Iterator[list[Edit]]:

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from .race_records import Heat, Race
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -16,7 +18,7 @@ Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 
 #: Version of the layout of :meth:`Report.to_dict`; raised when a key changes its meaning or goes away.
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,9 @@ class Stats:
         finite: whether every element is finite.
         variation: RMS of (y - mean of y over the samples) over RMS of y: 0 when all samples give the same
             values, about 1 when nothing is common to them; ``None`` where there is no sample dimension.
+        sampled: 0 where every element was read. For large activations and gradients, the number of elements that ``mean``, ``std``,
+            ``min``, ``max``, ``zeros`` and ``variation`` were estimated from; ``rms`` and ``finite`` are of all elements even then. None is
+            estimated where it comes near to what a rule decides by, nor where a bound on a std is set.
     """
 
     count: int
@@ -46,6 +51,7 @@ class Stats:
     zeros: float
     finite: bool
     variation: float | None = None
+    sampled: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +193,8 @@ class Response:
         mixed_at: the first module that does this, ``""`` for the model itself; ``None`` where none does.
         mixed_by_softmax: whether a softmax runs along the samples there.
         disturbance: the relative change of the input that this was asked with: small for numbers, above 1 where samples were exchanged,
-            because integers and flags cannot be changed a little.
+            because integers and flags cannot be changed a little; 0 where it was read off the gradient, to first order, and so far from
+            every bound that no pass was spent on it.
         output_rms: RMS of the output.
         output_centred_rms: RMS of the output around its mean over the samples.
         unit: scale on which changes of the output are judged: 1, but the output's own RMS for a softmax over many classes.
@@ -411,6 +418,7 @@ class Report:
         settings: the settings that differ from their defaults.
         seeds: with several seeds, how many of them are sick; else ``None``.
         spread: with several seeds, the least, median and greatest activation RMS of each layer over the initialisations.
+        race: how the model fared against repaired copies of it; ``None`` where there was no need to ask.
     """
 
     model: str
@@ -424,6 +432,7 @@ class Report:
     settings: Mapping[str, Any] = field(default_factory=dict)
     seeds: Seeds | None = None
     spread: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
+    race: Race | None = None
 
     @property
     def layers(self) -> Mapping[str, LayerRecord]:
@@ -437,8 +446,13 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON-ready data (NaN and infinities become strings)."""
-        data = plain(self)
-        assert isinstance(data, dict)
+        data = {f.name: plain(getattr(self, f.name)) for f in fields(self) if f.name != "trace"}
+        trace = {f.name: getattr(self.trace, f.name) for f in fields(self.trace)}
+        tables = {
+            "layers": _columns(LayerRecord, self.layers),
+            "parameters": _columns(ParameterRecord, self.parameters),
+        }
+        data["trace"] = {name: tables[name] if name in tables else plain(value) for name, value in trace.items()}
         return {"schema_version": SCHEMA_VERSION, **data}
 
     @classmethod
@@ -454,8 +468,8 @@ class Report:
                 f"a report of schema version {version!r} cannot be read: this version reads {SCHEMA_VERSION}"
             )
         trace = dict(data["trace"])
-        trace["layers"] = {k: _layer(v) for k, v in trace["layers"].items()}
-        trace["parameters"] = {k: _parameter(v) for k, v in trace["parameters"].items()}
+        trace["layers"] = {row["name"]: _layer(row) for row in _rows(trace["layers"])}
+        trace["parameters"] = {row["name"]: _parameter(row) for row in _rows(trace["parameters"])}
         trace["output"] = _stats(trace["output"])
         trace["edges"] = {k: tuple(v) for k, v in trace["edges"].items()}
         for key in ("inputs", "unseen"):
@@ -477,6 +491,7 @@ class Report:
             settings=data["settings"],
             seeds=None if seeds is None else Seeds(seeds["count"], tuple(seeds["sick"])),
             spread={k: tuple(_number(x) for x in v) for k, v in data.get("spread", {}).items()},
+            race=_race(data.get("race")),
         )
 
     def __str__(self) -> str:
@@ -496,6 +511,14 @@ class Report:
         return plot(self, ax=ax)
 
 
+def _race(data: Mapping[str, Any] | None) -> Race | None:
+    if data is None:
+        return None
+    heats = tuple(Heat(**{k: _number(v) for k, v in heat.items()}) for heat in data["heats"])
+    apart = {name: _number(factor) for name, factor in data["apart"].items()}
+    return Race(**{**data, "heats": heats, "apart": apart})
+
+
 def plain(value: Any) -> Any:
     """Return a record as dicts, lists, strings and numbers; non-finite floats become ``"nan"``, ``"inf"``, ``"-inf"``."""
     if is_dataclass(value) and not isinstance(value, type):
@@ -512,6 +535,35 @@ def plain(value: Any) -> Any:
         if isinstance(value, kind):
             return kind(value)  # numpy's float64 is a float, but xdist's wire knows only the built-in one
     return str(value)
+
+
+def _columns(kind: type, records: Mapping[str, Any]) -> dict[str, Any]:
+    """Records as a table, a list for each field: what a thousand records would repeat, the names of fields, stands there once."""
+    rows = list(records.values())
+    table: dict[str, Any] = {}
+    for f in fields(kind):
+        column = [getattr(row, f.name) for row in rows]
+        if not str(f.type).startswith("Stats"):
+            table[f.name] = [plain(value) for value in column]
+        elif all(stats is None for stats in column):
+            table[f.name] = None
+        else:
+            table[f.name] = {
+                s.name: [None if stats is None else plain(getattr(stats, s.name)) for stats in column]
+                for s in fields(Stats)
+            }
+    return table
+
+
+def _rows(table: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The table of :func:`_columns` as one dict for each record."""
+    count = len(table["name"])
+    columns = {name: [None] * count if column is None else column for name, column in table.items()}
+    for name, column in columns.items():
+        if isinstance(column, Mapping):
+            stats = [dict(zip(column, values, strict=True)) for values in zip(*column.values(), strict=True)]
+            columns[name] = [None if one["count"] is None else one for one in stats]
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
 def _number(value: Any) -> Any:

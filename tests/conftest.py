@@ -55,6 +55,9 @@ def all_of_torch() -> None:
     from pytest_initcheck import check_init
 
     importlib.import_module("torch._dynamo")  # optimizers ask for it
+    importlib.import_module("torch.fx.experimental.symbolic_shapes")  # autograd.grad with given gradients asks for it
+    importlib.import_module("numpy.random")
+    importlib.import_module("pytest_initcheck.plugin.hooks")  # or every inner run imports it anew
     check_init(lambda: torch.nn.Linear(3, 3), "4x3")
     # Each inner run ends with five full collections, and torch alone is half a million objects: leave them out.
     gc.collect()

@@ -211,7 +211,7 @@ def test_the_readme_example_reads_as_it_says() -> None:
     assert "starts at 30" in finding.cause
     assert "zeros_(model.get_parameter('4.bias'))" in finding.fix
     assert report.layers["5"].activation.std < 1e-3
-    assert report.to_dict()["schema_version"] == 2
+    assert report.to_dict()["schema_version"] == 3
 
 
 def test_the_fix_that_is_offered_works() -> None:

@@ -37,7 +37,11 @@ def test_links_lead_to_files_that_are_there(page: Path) -> None:
 
 # -- every example on a page is run: files are written, commands give the output shown, Python runs to its end
 
-EXAMPLES = [ROOT / "docs" / "tutorial.md", *sorted((ROOT / "docs" / "how-to").glob("*.md"))]
+EXAMPLES = [
+    ROOT / "docs" / "tutorial.md",
+    *sorted((ROOT / "docs" / "how-to").glob("*.md")),
+    ROOT / "docs" / "explanation" / "how-the-verdict-works.md",
+]
 _BLOCK = re.compile(
     r"^(?:<!-- needs: (?P<needs>\w+) -->\n)?```(?P<kind>\w+)(?: title=\"(?P<file>[^\"]+)\")?\n(?P<text>.*?)^```$",
     re.MULTILINE | re.DOTALL,

@@ -18,11 +18,12 @@ ROOT = Path(__file__).parents[1]
 
 #: From the ground up. Whatever a module imports, at its top or in a function, stands on its own floor or below.
 FLOORS = (
-    ("errors", "phases", "records", "settings", "thresholds", "gain_table", "words"),
+    ("errors", "phases", "race_records", "records", "settings", "thresholds", "gain_table", "words"),
     ("rules",),
     ("sharding",),
     ("probing",),
     ("models", "response"),
+    ("race",),
     ("schemes",),
     ("statements",),
     ("mend", "examine", "seeds", "check", "apply", "expect"),
@@ -46,17 +47,18 @@ LAZY = {
         ("cli.recommend", "apply"),
         ("cli.recommend", "models.build"),
     },
-    "pytest stays away from the command until a file with cases is named": {
-        ("cli.check", "plugin.items"),
-        ("cli.recommend", "plugin.items"),
+    "a run that does not use the plugin has next to nothing of it": {
+        ("plugin", "hookspecs"),
+        ("plugin", "plugin.hooks"),
     },
     "a run that names no model, or a command that only shows its help, needs none of it": {
         ("cli.check", "hookspecs"),
         ("cli.check", "models.targets"),
         ("cli.check", "render"),
+        ("cli.check", "surfaces.cases"),
         ("cli.recommend", "models.targets"),
+        ("cli.recommend", "surfaces.cases"),
         ("plugin.baselines", "records"),
-        ("plugin.hooks", "hookspecs"),
         ("plugin.hooks", "models.targets"),
         ("plugin.hooks", "plugin.baselines"),
         ("plugin.hooks", "records"),
@@ -66,6 +68,7 @@ LAZY = {
         ("plugin.items", "render"),
         ("plugin.watch", "records"),
         ("plugin.watch", "render"),
+        ("plugin.watch_told", "records"),
         ("render.code_scanning", "rules"),
         ("surfaces.hooked", "rules"),
         ("surfaces.progress", "render.words"),
@@ -76,6 +79,7 @@ LAZY = {
 #: Importing these does not import torch: the controller of xdist, --help and the renderers do without it.
 WITHOUT_TORCH = (
     "errors",
+    "race_records",
     "records",
     "settings",
     "thresholds",
@@ -283,6 +287,97 @@ assert "torch" not in sys.modules
 assert "pytest" not in sys.modules
 """
     run(code)
+
+
+#: What torch does not import of itself for a forward and a backward pass, and no check of a plain model needs.
+HEAVY = (
+    *("numpy", "sympy", "mpmath", "transformers", "tabulate", "jinja2", "matplotlib", "hypothesis"),
+    *("torch._dynamo", "torch._inductor", "torch._functorch", "torch.onnx", "torch.fx", "torch.distributed"),
+)
+
+FIRST = f"""
+import sys, torch
+from torch import nn
+
+class Scores(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.tokens, self.layer = nn.Embedding(50, 16), nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+        self.head = nn.Linear(16, 50)
+    def forward(self, ids):
+        return self.head(self.layer(self.tokens(ids)))
+
+class Policy(nn.Linear):
+    def forward(self, x):
+        action = torch.distributions.Normal(super().forward(x), 1.0)
+        return action.log_prob(action.sample())
+
+def plain():
+    return nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+
+def filled(fill):
+    model = nn.Sequential(nn.Linear(8, 32), nn.Tanh(), nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 4))
+    for parameter in model.parameters():
+        fill(parameter)
+    return model
+
+MODELS = {{
+    "plain": (plain, torch.randn(8, 8)),
+    "images": (lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(288, 4)), torch.randn(4, 3, 8, 8)),
+    "scores": (Scores, torch.randint(0, 50, (4, 6))),
+    "draws": (lambda: Policy(8, 4), torch.randn(8, 8)),
+    "silent": (lambda: filled(nn.init.zeros_), torch.randn(8, 8)),
+    "loud": (lambda: filled(lambda p: nn.init.normal_(p, std=3.0)), torch.randn(8, 8)),
+    "not a number": (lambda: filled(lambda p: nn.init.constant_(p, float("nan"))), torch.randn(8, 8)),
+}}
+plain()(torch.randn(8, 8)).sum().backward()
+before = set(sys.modules)
+
+from pytest_initcheck import check_init
+
+for name, (factory, inputs) in MODELS.items():
+    for model in (factory(), factory):
+        str(check_init(model, inputs))
+        heavy = [m for m in set(sys.modules) - before if any(m == h or m.startswith(h + ".") for h in {HEAVY})]
+        assert not heavy, (name, sorted(heavy))
+"""
+
+
+def test_a_first_check_imports_nothing_heavy():
+    run(FIRST)
+
+
+@pytest.mark.parametrize("arguments", [("healthy",), ("sick",), ("sick", "--format=json")])
+def test_the_command_imports_nothing_heavy(tmp_path: Path, arguments: tuple[str, ...]):
+    (tmp_path / "zoo.py").write_text(
+        "from torch import nn\n\ndef healthy():\n    return nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))\n\n"
+        "def sick():\n    model = healthy()\n    nn.init.zeros_(model[0].weight)\n    nn.init.zeros_(model[2].weight)\n    return model\n"
+    )
+    code = f"""
+import sys, torch
+torch.nn.Linear(2, 2)(torch.randn(2, 2)).sum().backward()
+before = set(sys.modules)
+from pytest_initcheck.cli import main
+main(["check", "zoo.py:" + sys.argv[1], *sys.argv[2:]])
+heavy = [m for m in set(sys.modules) - before if any(m == h or m.startswith(h + ".") for h in {(*HEAVY, "pytest")})]
+assert not heavy, sorted(heavy)
+"""
+    run(code, *arguments, cwd=tmp_path)
+
+
+def test_a_checked_run_imports_nothing_heavy(tmp_path: Path):
+    (tmp_path / "pytest.ini").write_text("[pytest]\ninitcheck_models = zoo.py:healthy\n")
+    (tmp_path / "zoo.py").write_text("from torch import nn\n\ndef healthy():\n    return nn.Linear(8, 4)\n")
+    code = f"""
+import sys, torch, pytest
+torch.nn.Linear(2, 2)(torch.randn(2, 2)).sum().backward()
+before = set(sys.modules)
+alone = [f"no:{{name}}" for name in ("hypothesispytest", "randomly", "rerunfailures", "timeout", "pytest_cov", "asyncio", "xdist")]
+code = pytest.main(["-q", "-p", "no:cacheprovider", *(word for name in alone for word in ("-p", name)), "--initcheck"])
+heavy = [m for m in set(sys.modules) - before if any(m == h or m.startswith(h + ".") for h in {HEAVY})]
+assert (code, heavy) == (0, []), (code, sorted(heavy))
+"""
+    run(code, cwd=tmp_path)
 
 
 def test_configured_models_are_collected_without_torch(tmp_path: Path):

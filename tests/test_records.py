@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import FrozenInstanceError, fields
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -41,6 +42,12 @@ _parameters = st.builds(
     ParameterRecord, name=_name, layer=_name, kind=_name, shape=_shape, dtype=_name, fan_in=st.none() | st.integers(1),
     fan_out=st.none(), value=st.none() | _stats, gradient=st.none() | _stats, aliases=_names, wakes=st.none() | st.booleans(),
 )  # fmt: skip
+
+
+def _by_name(records: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
+    return st.lists(records, max_size=3).map(lambda rows: {row.name: row for row in rows})
+
+
 _findings = st.builds(
     Finding, rule=_name, severity=st.sampled_from(SEVERITIES), layers=_names, summary=st.text(max_size=5),
     evidence=st.dictionaries(_name, _float, max_size=2),
@@ -53,8 +60,8 @@ _reports = st.builds(
     ignored=st.lists(_findings, max_size=1).map(tuple),
     trace=st.builds(
         Trace,
-        layers=st.dictionaries(_name, _layers, max_size=2),
-        parameters=st.dictionaries(_name, _parameters, max_size=2),
+        layers=_by_name(_layers),
+        parameters=_by_name(_parameters),
         output=st.none() | _stats,
         inputs=_names,
         batch=st.none() | st.integers(1),
@@ -99,6 +106,19 @@ def test_what_is_not_finite_becomes_text_and_comes_back():
     assert back.trace.loss is not None
     assert math.isnan(back.trace.loss)
     assert back.response.movement == (math.inf,)
+
+
+def test_layers_are_a_table():
+    stats = Stats(6, 0.0, 1.0, 1.0, -1.0, 1.0, 0.0, True)
+    one = LayerRecord("a", "a", "Linear", False, True, 0, (2, 3), "float32", stats, gradient=stats)
+    other = LayerRecord("b", "b", "ReLU", False, True, 1, (2, 3), "float32", stats)
+
+    table = Report("m", True, (), Trace({"a": one, "b": other}, {})).to_dict()["trace"]["layers"]
+
+    assert dict(zip(table["name"], table["activation"]["rms"], strict=True)) == {"a": 1.0, "b": 1.0}
+    assert table["shape"] == [[2, 3], [2, 3]]
+    assert table["gradient"]["count"] == [6, None]
+    assert table["input"] is None
 
 
 def test_another_schema_version_is_refused():

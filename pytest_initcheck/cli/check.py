@@ -110,7 +110,7 @@ def _plugins() -> pluggy.PluginManager:
 
 def _check(spec: str, inputs: str | None, asked: dict[str, Any], hook: Any) -> Report:
     from ..models.targets import load
-    from ..plugin.items import ModelCase, case_of
+    from ..surfaces.cases import ModelCase, case_of
 
     model = load(spec)
     # What model_case says about a factory holds here too, so that a failed item can be repeated with its spec.

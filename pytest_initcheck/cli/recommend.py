@@ -33,7 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
     from ..apply import recommend_init
     from ..models.build import build
     from ..models.targets import load
-    from ..plugin.items import ModelCase, case_of
+    from ..surfaces.cases import ModelCase, case_of
 
     if arguments.as_code and arguments.format == "json":
         raise SettingsError("--as-code and --format=json exclude each other; the JSON has the code of each parameter")

@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from .. import thresholds
 from ..errors import InitcheckError, ProbeError
+from ..probing.dispatch import Mode
 from ..probing.randomness import seeded
 from ..probing.statistics import measure, settle
 from ..records import ConstructionFault
@@ -51,7 +51,7 @@ def _without_computed(
 ) -> dict[str, ConstructionFault]:
     """``found`` less what the constructor computed: built with another filling, it holds the same NaN again."""
     try:
-        with seeded(seed), _OtherFilling():  # type: ignore[no-untyped-call]  # torch leaves it unannotated
+        with seeded(seed), _OtherFilling():
             again = dict(_tensors_of(factory()))
     except Exception:  # a factory that works once
         return found
@@ -66,7 +66,7 @@ def _without_computed(
     return {name: fault for name, fault in found.items() if not computed(name)}
 
 
-class _OtherFilling(TorchDispatchMode):
+class _OtherFilling(Mode):
     """Uninitialized memory holds a number that nobody would choose."""
 
     def __torch_dispatch__(self, func: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:

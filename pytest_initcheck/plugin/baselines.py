@@ -18,7 +18,7 @@ from .. import rules
 from ..errors import SettingsError
 from ..statements.drift import Drift, Sample, comparisons, drifted, sample_of
 from .baseline_file import Samples, dump, load
-from .configuration import CONFIGURATION
+from .configuration import configured
 from .paths import relative
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class Baseline:
     """
 
     def __init__(self, config: pytest.Config) -> None:
-        found = config.stash[CONFIGURATION]
+        found = configured(config)
         assert found.baseline is not None
         self._path = found.baseline
         self._called = relative(found.baseline, config.rootpath)
@@ -118,6 +118,9 @@ class Baseline:
         if not self._update:
             known = sum(key in self._models for key in checked)
             counts = {"compared": known, "not in it": len(checked) - known}
+        elif not checked:
+            self.told = f"the baseline {self._called} was not written: no model was checked"
+            return False
         else:
             models, counts = self._updated(checked)
             text = dump(models)

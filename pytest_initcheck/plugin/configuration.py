@@ -14,29 +14,13 @@ from ..errors import SettingsError
 from ..settings import SETTINGS, Setting, Settings
 from ..surfaces import report_files
 from ..surfaces.hooked import check_rule_names
-from ..surfaces.options import add_options, described, flag, given, validate
+from ..surfaces.options import flag, given, validate
 from ..surfaces.report_files import Destination
+from .options import ALPHA, BUDGET, PREFIX, WATCH
 
-PREFIX = "initcheck-"
 _INI = {s.name: f"initcheck_{s.name}" for s in SETTINGS}
 _MARKER = {s.name: s.name for s in SETTINGS}
 _EXPECTED = {"linelist": "a list of lines", "int": "a whole number", "string": "text", "bool": "true or false"}
-#: What can be done with the models that tests call.
-WATCH = ("report", "fail", "off")
-#: Seconds that probing them may take unless somebody says otherwise.
-BUDGET = 30.0
-_WATCH_HELP = (
-    "with --initcheck: probe each untrained model when a test first calls it; report what is found, fail for it, or off "
-    "(default: report where no model is configured, else off)"
-)
-#: Chance of a false alarm of one run against its baseline unless somebody says otherwise.
-ALPHA = 1e-4
-_BASELINE_HELP = (
-    "with --initcheck: compare the initialization of every checked model with this file, and fail where it has changed by "
-    "more than chance explains"
-)
-_ALPHA_HELP = f"chance that a run against an unchanged baseline raises a false alarm (default: {ALPHA:g})"
-_BUDGET_HELP = f"seconds that probing watched models may take in all (default: {BUDGET:g})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +36,7 @@ class Configuration:
         reports: files to write the reports of the run to.
         watch: what is done with unhealthy models that tests call: ``"report"``, ``"fail"``, ``"off"``; ``None`` if nobody
             said.
-        watch_budget: seconds that probing them may take.
+        watch_budget: CPU time that looks at them may take, in per cent of the suite's own.
         baseline: file to compare initializations with.
         update: whether that file is written instead.
         baseline_alpha: chance of a false alarm of one run, shared among all comparisons.
@@ -71,69 +55,29 @@ class Configuration:
     baseline_alpha: float = ALPHA
 
 
-CONFIGURATION = pytest.StashKey[Configuration]()
+_CONFIGURATION = pytest.StashKey[Configuration]()
 
 
-def register(parser: pytest.Parser) -> None:
-    """Add the options and the ini names."""
-    group = parser.getgroup("initcheck", "will the models train from the weights they start with?")
-    group.addoption(
-        "--initcheck",
-        action="store_true",
-        default=None,  # tells "not given", which leaves it to the ini
-        help="check the models of initcheck_models and of model_case where they start (ini: initcheck = true)",
-    )
-    group.addoption(
-        "--initcheck-report",
-        action="append",
-        default=None,
-        metavar="FORMAT:PATH",
-        help=f"{report_files.HELP} (repeatable)",
-    )
-    group.addoption("--initcheck-watch", default=None, metavar="{" + ",".join(WATCH) + "}", help=_WATCH_HELP)
-    group.addoption("--initcheck-watch-budget", default=None, metavar="SECONDS", help=_BUDGET_HELP)
-    group.addoption("--initcheck-baseline", default=None, metavar="PATH", help=_BASELINE_HELP)
-    group.addoption("--initcheck-update", action="store_true", help="write the baseline instead of comparing with it")
-    group.addoption("--initcheck-baseline-alpha", default=None, metavar="CHANCE", help=_ALPHA_HELP)
-    add_options(group.addoption, PREFIX)
-    parser.addini(
-        "initcheck", "check models in every run, as --initcheck does (default: false)", type="bool", default=False
-    )
-    parser.addini(
-        "initcheck_models",
-        "models to check with --initcheck, one a line: SPEC [input=SHAPE] [SETTING=VALUE]; SPEC is pkg.mod:Factory, "
-        "path/file.py:Factory, timm:NAME, torchvision:NAME or hf:NAME",
-        type="linelist",
-        default=[],
-    )
-    parser.addini("initcheck_report", f"{report_files.HELP}, one a line", type="linelist", default=[])
-    parser.addini("initcheck_watch", _WATCH_HELP, default=None)
-    parser.addini("initcheck_watch_budget", _BUDGET_HELP, default=None)
-    parser.addini("initcheck_baseline", _BASELINE_HELP, default=None)
-    parser.addini("initcheck_baseline_alpha", _ALPHA_HELP, default=None)
-    parser.addini(
-        "initcheck_junit", "write verdict and findings as JUnit properties (default: false)", type="bool", default=False
-    )
-    parser.addini(
-        "verbosity_initcheck", "verbosity of reports, a whole number (default: auto, as -v and -q say)", default="auto"
-    )
-    for setting in SETTINGS:
-        parser.addini(_INI[setting.name], described(setting), type=_ini_type(setting), default=None)
+def configured(config: pytest.Config) -> Configuration:
+    """Return what configures a run, read when it is first asked for.
+
+    Raises:
+        SettingsError: a value cannot be used; the message names the option or the ini.
+    """
+    if _CONFIGURATION not in config.stash:
+        config.stash[_CONFIGURATION] = _read(config)
+    return config.stash[_CONFIGURATION]
 
 
-def _ini_type(setting: Setting) -> Any:
+def ini_type(setting: Setting) -> str:
+    """Return pytest's name of the type that the ini of a setting has."""
     if setting.switch:
         return "bool"
     return "linelist" if setting.repeat else "int" if isinstance(setting.default, int) else "string"
 
 
-def read(config: pytest.Config) -> Configuration:
-    """Return what options and ini say.
-
-    Raises:
-        SettingsError: a value cannot be used; the message names the option or the ini.
-    """
-    ini = {s.name: _getini(config, _INI[s.name], _EXPECTED[_ini_type(s)]) for s in SETTINGS}
+def _read(config: pytest.Config) -> Configuration:
+    ini = {s.name: _getini(config, _INI[s.name], _EXPECTED[ini_type(s)]) for s in SETTINGS}
     ini = {name: value for name, value in ini.items() if value is not None}
     validate(ini, _INI)
     try:
@@ -177,7 +121,7 @@ def _watch(called: str, value: str | None) -> str | None:
 
 
 def _budget(called: str, value: str | None) -> float:
-    return _decimal(called, value, BUDGET, lambda seconds: 0 <= seconds < math.inf, "a number of seconds, 0 or more")
+    return _decimal(called, value, BUDGET, lambda share: 0 <= share < math.inf, "a number of per cent, 0 or more")
 
 
 def _alpha(called: str, value: str | None) -> float:
@@ -232,7 +176,7 @@ def check_markers(item: pytest.Item) -> None:
 
 def check_rules(config: pytest.Config) -> None:
     """Raise :class:`SettingsError` if options or ini name an unknown rule: not before plugins can bring theirs."""
-    found = config.stash[CONFIGURATION]
+    found = configured(config)
     check_rule_names(found.command_line, {s.name: flag(s, PREFIX) for s in SETTINGS}, config.hook)
     check_rule_names(found.ini, _INI, config.hook)
 
@@ -243,7 +187,7 @@ def settings_for(item: pytest.Item, asked: Mapping[str, Any]) -> Settings:
     Raises:
         SettingsError: a name or a value of ``asked`` cannot be used.
     """
-    configuration = item.config.stash[CONFIGURATION]
+    configuration = configured(item.config)
     markers = [mark.kwargs for mark in item.iter_markers("initcheck")]
     return Settings.of(asked, *markers, configuration.command_line, configuration.ini)
 

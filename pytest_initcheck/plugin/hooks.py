@@ -1,6 +1,6 @@
-"""Everything pytest sees: options, markers, the fixture, collection, and the lines at the end of a run.
+"""What pytest's hooks do once a run asks for it: the fixture, collection, and the lines at the end of a run.
 
-Idle (no ``--initcheck``, no fixture used) this imports no torch, prints nothing and only reads its configuration.
+Which hooks ask is said in the ``__init__`` of this package. Nothing here imports torch before a model is checked.
 """
 
 from __future__ import annotations
@@ -12,15 +12,17 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ..errors import InitcheckError, InitcheckWarning, SettingsError, UnhealthyInit
-from ..settings import BY_NAME, SETTINGS
+from ..settings import BY_NAME
 from ..surfaces import report_files
+from ..surfaces.cases import case_of
 from ..surfaces.hooked import check_rule_names
 from ..surfaces.progress import PROGRESS, InPytest
 from ..surfaces.ranks import speaks
 from ..words import plural
 from . import configuration
-from .configuration import CONFIGURATION
-from .items import BASELINE, REPORTS, ModelItem, case_item, case_of, cause_of_theirs, check_in, target_item
+from .configuration import configured
+from .items import BASELINE, REPORTS, ModelItem, case_item, cause_of_theirs, check_in, target_item
+from .options import MISUSE
 from .paths import is_ours, relative
 from .watch import SuiteWatch
 
@@ -36,36 +38,25 @@ _LEFT_OUT = pytest.StashKey[list[str]]()
 _UNCHECKED = pytest.StashKey[dict[str, Any] | None]()
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    configuration.register(parser)
-
-
-def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
-    from .. import hookspecs
-
-    pluginmanager.add_hookspecs(hookspecs)
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    arguments = ", ".join(f"{s.name}={s.default!r}" for s in SETTINGS)
-    config.addinivalue_line(
-        "markers",
-        f"initcheck({arguments}): settings for the models checked in this test; every item that checks a model has it",
-    )
+def start(config: pytest.Config) -> None:
+    """Read what configures the run, and open the gate if models are to be checked."""
     try:
-        config.stash[CONFIGURATION] = found = configuration.read(config)
-        config.stash[_LEFT_OUT] = []
+        found = configured(config)
+        config.pluginmanager.register(Names(), "initcheck-names")
         if found.enabled:
             config.pluginmanager.register(Gate(config), "initcheck-gate")
     except InitcheckError as e:
         raise pytest.UsageError(str(e)) from None
 
 
-def pytest_sessionstart(session: pytest.Session) -> None:
-    try:
-        configuration.check_rules(session.config)
-    except InitcheckError as e:
-        raise pytest.UsageError(str(e)) from None
+class Names:
+    """Checks the names of rules that options and ini give: not before plugins can bring theirs."""
+
+    def pytest_sessionstart(self, session: pytest.Session) -> None:
+        try:
+            configuration.check_rules(session.config)
+        except InitcheckError as e:
+            raise pytest.UsageError(str(e)) from None
 
 
 # -- the fixture
@@ -105,37 +96,27 @@ class Check:
         return report
 
 
-@pytest.fixture
-def initcheck(request: pytest.FixtureRequest) -> Check:
-    """Assert that a model trains from the weights it starts with: initcheck(model, inputs)."""
-    return Check(request.node)
-
-
 # -- collection
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_pycollect_makeitem(
-    collector: pytest.Module | pytest.Class, name: str, obj: object
-) -> list[ModelItem] | None:
+def items_of(collector: pytest.Module | pytest.Class, name: str, obj: object) -> list[ModelItem] | None:
+    """Return the item of a decorated factory, none where nobody asked, ``None`` for anything else."""
     case = case_of(obj)
     if case is None:
         return None
-    if collector.config.stash[CONFIGURATION].enabled:
+    if configured(collector.config).enabled:
         return [case_item(collector, name, case)]
-    collector.config.stash[_LEFT_OUT].append(name)
+    collector.config.stash.setdefault(_LEFT_OUT, []).append(name)
     return []
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_make_collect_report(
-    collector: pytest.Collector,
-) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
-    report = yield
-    call: pytest.CallInfo[object] | None = getattr(report, "call", None)
-    if call is None or call.excinfo is None or not isinstance(call.excinfo.value, SettingsError):
+def collected(
+    collector: pytest.Collector, report: pytest.CollectReport, excinfo: pytest.ExceptionInfo[BaseException]
+) -> pytest.CollectReport:
+    """Return the report of a collector that raised; where a case was misused, the run ends with one sentence."""
+    if not isinstance(excinfo.value, SettingsError):
         return report
-    _misused(collector.config, f"{_line_of(call.excinfo, collector)}: {call.excinfo.value}")
+    _misused(collector.config, f"{_line_of(excinfo, collector)}: {excinfo.value}")
     return pytest.CollectReport(collector.nodeid, "passed", None, [])
 
 
@@ -147,7 +128,8 @@ def _line_of(excinfo: pytest.ExceptionInfo[BaseException], collector: pytest.Col
     return f"{relative(Path(theirs[-1].path), collector.config.rootpath)}:{theirs[-1].lineno + 1}"
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+def check_items(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """End the run with a sentence if a marker, or what configures a model, cannot be used."""
     for item in items:
         try:
             configuration.check_markers(item)
@@ -155,32 +137,22 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 item.check_rules()
         except InitcheckError as e:
             _misused(config, f"{item.nodeid}: {e}")
-    if _MISUSE in getattr(config, "workeroutput", ()):
+    if MISUSE in getattr(config, "workeroutput", ()):
         items.clear()
-
-
-#: Where a worker of xdist, which cannot end the run, says why it has to end.
-_MISUSE = "initcheck_misuse"
 
 
 def _misused(config: pytest.Config, sentence: str) -> None:
     """End the run with a sentence before any test: here, or in xdist's controller."""
     if not hasattr(config, "workeroutput"):
         raise pytest.UsageError(sentence) from None
-    config.workeroutput.setdefault(_MISUSE, sentence)
+    config.workeroutput.setdefault(MISUSE, sentence)
 
 
-@pytest.hookimpl(optionalhook=True)
-def pytest_testnodedown(node: Any) -> None:
-    sentence = getattr(node, "workeroutput", {}).get(_MISUSE)
-    if sentence is not None:
-        raise pytest.UsageError(sentence)
-
-
-def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
-    found = config.stash[CONFIGURATION]
-    count = len(found.models) + len(config.stash[_LEFT_OUT])
-    if found.enabled or not count or config.get_verbosity("initcheck") <= 0:
+def left_out(config: pytest.Config) -> list[str]:
+    """Return what is said of models that were not collected because nobody asked."""
+    found = configured(config)
+    count = len(found.models) + len(config.stash.get(_LEFT_OUT, []))
+    if found.enabled or not count:
         return []
     return [f"initcheck: {plural(count, 'model')} left out (--initcheck checks them)"]
 
@@ -200,7 +172,7 @@ class Gate:
 
     def pytest_sessionstart(self) -> None:
         hook = self._config.hook
-        self._targets += _parse(self._config.stash[CONFIGURATION].models, "initcheck_models", hook)
+        self._targets += _parse(configured(self._config).models, "initcheck_models", hook)
         for lines in hook.pytest_initcheck_models(config=self._config):
             self._targets += _parse(lines, "pytest_initcheck_models", hook)
         try:
@@ -211,12 +183,12 @@ class Gate:
         for one, other in zip(self._targets, self._targets[1:], strict=False):
             if one.id == other.id:
                 raise pytest.UsageError(f"initcheck_models names {one.id} twice: name it once")
-        if self._config.stash[CONFIGURATION].watch != "off":
+        if configured(self._config).watch != "off":
             self._watch = SuiteWatch(self._config, configured=bool(self._targets))
             self._config.pluginmanager.register(self._watch, "initcheck-watch")
 
     def _open_baseline(self) -> None:
-        if self._config.stash[CONFIGURATION].baseline is not None:
+        if configured(self._config).baseline is not None:
             from .baselines import Baseline
 
             self._config.stash[BASELINE] = self._baseline = Baseline(self._config)
@@ -272,13 +244,13 @@ class Gate:
         ):
             session.exitstatus = pytest.ExitCode.USAGE_ERROR
         records = [record for found in self._records.values() for record in found if "trace" in record]
-        records += self._watch.reports() if self._watch else []
-        destinations = self._config.stash[CONFIGURATION].reports
-        if not records and not destinations:
+        watched = self._watch.reports() if self._watch and self._watch.entries else []
+        destinations = configured(self._config).reports
+        if not records and not watched and not destinations:
             return
         from ..records import Report
 
-        reports = [Report.from_dict(record) for record in records]
+        reports = [*(Report.from_dict(record) for record in records), *watched]
         try:
             report_files.write(reports, destinations)
             report_files.append_step_summary(reports)
@@ -305,6 +277,9 @@ class Gate:
             self._watch.write(terminalreporter)
             if not records:
                 return
+        if exitstatus == pytest.ExitCode.INTERRUPTED and not records:
+            terminalreporter.write_line("initcheck: no model was checked: the run was interrupted before")
+            return
         terminalreporter.write_line(f"initcheck: {self._sums(records)}")
 
     def _sums(self, records: list[dict[str, Any]]) -> str:

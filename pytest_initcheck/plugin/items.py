@@ -5,20 +5,19 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ..errors import InitcheckError, SettingsError, UnhealthyInit
-from ..models.shapes import parse_shapes
-from ..settings import BY_NAME, Settings
+from ..errors import InitcheckError, UnhealthyInit
+from ..settings import BY_NAME
+from ..surfaces.cases import ModelCase
 from ..surfaces.hooked import check_rule_names, run_check
 from ..surfaces.progress import shown_in
 from ..surfaces.ranks import speaks
-from .configuration import CONFIGURATION, debugging, settings_for
+from .configuration import configured, debugging, settings_for
 from .paths import is_ours, relative
 
 if TYPE_CHECKING:
@@ -29,8 +28,6 @@ if TYPE_CHECKING:
     from ..models.targets import Target
     from ..records import Report
     from .baselines import Baseline
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 #: Reports of the models that a test or an item has checked, in order.
 REPORTS = pytest.StashKey[list["Report"]]()
@@ -57,68 +54,6 @@ def check_in(
         )
     reports.append(report)
     return report
-
-
-@dataclass(frozen=True, slots=True)
-class ModelCase:
-    """What :func:`model_case` was told about a factory.
-
-    Attributes:
-        factory: the function or class itself.
-        inputs: as ``check_init`` accepts them.
-        loss: as ``check_init`` accepts it.
-        settings: settings by name, as given.
-    """
-
-    factory: Callable[..., Any]
-    inputs: Any = None
-    loss: Any = None
-    settings: Mapping[str, Any] = field(default_factory=dict)
-
-
-def model_case(inputs: Any = None, *, loss: Any = None, **settings: Any) -> Callable[[F], F]:
-    """Mark a model class or factory of a test module to be checked by ``pytest --initcheck``.
-
-    The factory itself is returned unchanged, so it can still be called::
-
-        @model_case("2x3x32x32", ignore=["dead-units:head.*"])
-        def resnet():
-            return ResNet(depth=18)
-
-    Args:
-        inputs: example inputs as ``check_init`` accepts them; inferred if not given.
-        loss: loss as ``check_init`` accepts it.
-        **settings: the settings of ``check_init``.
-
-    Raises:
-        SettingsError: a setting is unknown, a value or the shape string cannot be used, or the factory takes arguments.
-            While pytest collects, this ends the run.
-    """
-    try:
-        Settings.of(settings)
-        if isinstance(inputs, str):
-            parse_shapes(inputs)
-    except SettingsError as e:
-        raise SettingsError(f"model_case: {e}") from None
-
-    def mark(factory: F) -> F:
-        name = getattr(factory, "__name__", "the factory")
-        if not callable(factory):
-            raise SettingsError(f"model_case must decorate a factory or a model class (got {type(factory).__name__})")
-        try:
-            inspect.signature(factory).bind()
-        except TypeError as e:
-            raise SettingsError(f"model_case: {name} must be callable without arguments ({e}): wrap it") from None
-        factory.__initcheck_case__ = ModelCase(factory, inputs, loss, dict(settings))  # type: ignore[attr-defined]
-        return factory
-
-    return mark
-
-
-def case_of(value: object) -> ModelCase | None:
-    """Return what :func:`model_case` said about this very object (not about a base class or a wrapped function)."""
-    case = getattr(value, "__dict__", {}).get("__initcheck_case__")
-    return case if isinstance(case, ModelCase) and case.factory is value else None
 
 
 class ModelItem(pytest.Item):
@@ -153,7 +88,7 @@ class ModelItem(pytest.Item):
         model = self._model()
         name = self.subject
         report = check_in(self, model, self._inputs, loss=self._loss, asked=self._asked, name=name, is_spec=True)
-        if self.config.stash[CONFIGURATION].junit:
+        if configured(self.config).junit:
             self.user_properties += [
                 ("initcheck_ok", str(report.ok).lower()),
                 *(("initcheck_finding", str(finding)) for finding in report.findings),

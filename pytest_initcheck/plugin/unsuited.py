@@ -69,6 +69,7 @@ def _odd(value: Any) -> Any:
 def model_reason(model: nn.Module) -> str | None:
     """Return why ``model`` cannot be run further times without a trace, or ``None``."""
     size = 0
+    own = {id(module) for module in model.modules()}
     for module in model.modules():
         kind = type(module)
         if isinstance(module, torch.jit.ScriptModule):
@@ -79,7 +80,7 @@ def model_reason(model: nn.Module) -> str | None:
             return "its forward is set on the object, not by its class"
         if _has_mock(module):
             return "parts of it are mocked"
-        if any(map(_foreign, _hooks(module))):
+        if any(_foreign(hook, own) for hook in _hooks(module)):
             return "it has hooks, which a further pass would call again"
         for parameter in own_parameters(module):
             if reason := _parameter_reason(parameter):
@@ -113,10 +114,12 @@ def _hooks(module: nn.Module) -> list[Any]:
     return [hook for kind in kinds for hook in kind.values()]
 
 
-def _foreign(hook: Any) -> bool:
-    """Whether a hook is not torch's own (weight_norm, pruning, lazy shapes), which belong to the model."""
+def _foreign(hook: Any, own: set[int]) -> bool:
+    """Whether a hook is neither torch's (weight_norm, pruning, lazy shapes) nor a method of the model's own modules."""
     while isinstance(hook, partial):
         hook = hook.func
+    if id(getattr(hook, "__self__", None)) in own:
+        return False
     home = getattr(hook, "__module__", None) or type(hook).__module__
     return not str(home).startswith("torch.")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,16 +16,16 @@ import pytest
 
 from ..surfaces.hooked import extra_rules
 from ..surfaces.progress import shown_in
-from ..words import plural, some
-from .configuration import CONFIGURATION, settings_for
+from . import configuration, watch_told
+from .configuration import settings_for
 from .items import ModelItem
+from .watch_budget import Budget
+from .watch_cache import Learnt
+from .watch_told import UNHEALTHY, in_order, is_unhealthy, merge
 
 if TYPE_CHECKING:
     from ..records import Report
     from .watch_models import Listener
-
-#: What a watched model is called as a result of its own, next to the tests.
-UNHEALTHY = "unhealthy"
 
 
 class SuiteWatch:
@@ -37,17 +37,21 @@ class SuiteWatch:
     """
 
     def __init__(self, config: pytest.Config, *, configured: bool) -> None:
-        found = config.stash[CONFIGURATION]
+        found = configuration.configured(config)
         self._config = config
         self._fails = found.watch == "fail"
-        self._budget = found.watch_budget
+        self._budget = Budget(found.watch_budget / 100)
+        self._learnt = Learnt(config, use=not found.reports)
         self._asked = found.watch is not None
         self._active = self._asked or not configured
         self._listener: Listener | None = None
         self._item: pytest.Item | None = None
-        self._failed = False
-        #: What was found, by key of the model: two workers may have met the same one.
-        self.entries: dict[str, dict[str, Any]] = {}
+        self._last = False
+        self._locations: dict[str, Any] = {}
+        #: Tests that failed, by node id.
+        self._failed: set[str] = set()
+        #: What was found, by key of the model: several tests and two workers may have met the same one.
+        self.entries: dict[str, Any] = {}
 
     # -- in the process that runs the tests
 
@@ -57,24 +61,34 @@ class SuiteWatch:
             self._active = False
 
     @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
-        self._item, self._failed = item, False
+    def pytest_runtest_protocol(
+        self, item: pytest.Item, nextitem: pytest.Item | None
+    ) -> Generator[None, object, object]:
+        self._item, self._last = item, nextitem is None
         self._listen()
         try:
-            result = yield
+            return (yield)
         finally:
             self._item = None
-            entries = self._listener.entries() if self._listener else []
             if self._listener:
                 self._listener.end()
-        for entry in entries:
-            if entry["state"] == UNHEALTHY and (self._fails or not self._failed):
-                item.ihook.pytest_runtest_logreport(report=self._result(item, entry))
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtestloop(self) -> Generator[None, object, object]:
+        """Add the findings as results of their own, once all tests and workers have said what they found.
+
+        Not one for a test that failed, unless it fails itself: pytest's cache would take a result that does not fail for
+        the test's own and forget that it failed.
+        """
+        result = yield
+        if not hasattr(self._config, "workerinput"):
+            for entry in in_order(self.entries.values()):
+                if is_unhealthy(entry) and (self._fails or entry["test"] not in self._failed):
+                    self._config.hook.pytest_runtest_logreport(report=self._result(entry))
         return result
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self) -> None:
-        self._failed = False  # a test that is run again may yet pass
         self._listen()
 
     @pytest.hookimpl(tryfirst=True)
@@ -92,12 +106,13 @@ class SuiteWatch:
                 return
             from .watch_models import Listener
 
-            self._listener = Listener(self._probe, budget=self._budget, root=self._config.rootpath)
+            known = self._learnt.read()
+            self._listener = Listener(self._probe, budget=self._budget, root=self._config.rootpath, known=known)
         if not self._listener.listening(item.nodeid):
             self._listener.listen()
-            self._listener.begin(item.nodeid, unsuitable=_unsuitable(item))
+            self._listener.begin(item.nodeid, file=str(item.path), unsuitable=_unsuitable(item))
 
-    def _probe(self, model: Any, inputs: Any, name: str, mode: str | None) -> Report:
+    def _probe(self, model: Any, inputs: Any, name: str, mode: str | None, fixes: bool, faults: Any) -> Report:
         from ..check import check
 
         assert self._item is not None
@@ -108,7 +123,17 @@ class SuiteWatch:
         rules = extra_rules(hook)
         try:
             with shown_in(self._config, name):
-                report = check(model, inputs, loss=loss, settings=settings, name=name, extra_rules=rules, fixes=False)
+                report = check(
+                    model,
+                    inputs,
+                    loss=loss,
+                    settings=settings,
+                    name=name,
+                    extra_rules=rules,
+                    race="none",
+                    fixes=fixes,
+                    faults=faults,
+                )
         except Exception as e:
             if settings.debug:  # the listener makes a reason of it, and the test goes on
                 self._item.add_report_section("call", f"initcheck {name}", "".join(traceback.format_exception(e)))
@@ -122,20 +147,27 @@ class SuiteWatch:
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         """Put what was found on the last report of a test: it crosses from xdist's workers with it."""
         report = yield
-        self._failed |= report.failed
+        if self._listener is not None and item is self._item:
+            self._listener.pause()
         if call.when == "teardown" and self._listener is not None and item is self._item:
-            entries = self._listener.entries()
+            self._listener.catch_up(last=self._last)
+            entries = self._located(item, self._listener.entries())
             if entries:
                 report.initcheck_watched = entries  # type: ignore[attr-defined]
         return report
 
-    def _result(self, item: pytest.Item, entry: dict[str, Any]) -> pytest.TestReport:
-        """The finding as a result of its own.
+    def _located(self, item: pytest.Item, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The entries with where their test stands, which the process with the terminal cannot know."""
+        if item.nodeid not in self._locations:
+            self._locations[item.nodeid] = item.location
+        for entry in entries:
+            entry["location"] = self._locations.get(entry["test"])
+            entry["under"] = self._learnt.under
+        return entries
 
-        Not written for a test that failed, unless it fails itself: pytest's cache would take a result that does not
-        fail for the test's own and forget that it failed.
-        """
-        file, line, domain = item.location
+    def _result(self, entry: Mapping[str, Any]) -> pytest.TestReport:
+        """The finding as a result of its own."""
+        file, line, domain = entry["location"] or (entry["test"].partition("::")[0], None, entry["test"])
         sentence = f"initcheck: {entry['said']}, called at {entry['where']}"
         longrepr: Any = (file, (line or 0) + 1, sentence)
         if self._fails:
@@ -144,7 +176,7 @@ class SuiteWatch:
 
             longrepr = f"{sentence}\n\n{terminal(Report.from_dict(entry['report']))}"
         return pytest.TestReport(
-            nodeid=item.nodeid,
+            nodeid=entry["test"],
             location=(file, line, f"{domain} [initcheck {entry['model']}]"),
             keywords={},
             outcome="failed" if self._fails else "skipped",
@@ -171,11 +203,12 @@ class SuiteWatch:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> Generator[None, None, None]:
-        for entry in getattr(report, "initcheck_watched", ()):
-            before = self.entries.get(entry["key"])
-            if before is None or before["state"] == "skipped":
-                self.entries[entry["key"]] = entry
+        merge(self.entries, getattr(report, "initcheck_watched", ()))
         model = getattr(report, "initcheck_result", None)
+        if report.failed and model is None:
+            self._failed.add(report.nodeid)
+        elif report.when == "setup":
+            self._failed.discard(report.nodeid)  # it is run again, and may yet pass
         junit = None if model is None else _junit(self._config)
         if junit is not None:  # a case of its own, by its own name
             name = f"{report.nodeid.rpartition('::')[2]} [initcheck {model}]"
@@ -184,47 +217,23 @@ class SuiteWatch:
         if junit is not None:
             junit.finalize(report)
 
-    def reports(self) -> list[dict[str, Any]]:
-        """Return the reports of all models that were probed, as data."""
-        return [entry["report"] for entry in self.entries.values() if "report" in entry]
+    def reports(self) -> list[Report]:
+        """Return the reports of all models that were looked at, unhealthy first."""
+        return watch_told.reports(self.entries.values())
+
+    def pytest_sessionfinish(self) -> None:
+        if not hasattr(self._config, "workerinput"):
+            self._learnt.write(self.entries.values())
 
     def write(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Write what was found and what was skipped."""
-        found = sorted(
-            self.entries.values(), key=lambda entry: (entry["where"], entry["model"], entry["test"], entry["key"])
-        )
-        unhealthy = [entry for entry in found if entry["state"] == UNHEALTHY]
-        skipped: dict[str, list[str]] = {}
-        for entry in found:
-            if entry["state"] == "skipped":
-                skipped.setdefault(entry["said"], []).append(entry["model"])
-        if unhealthy or (found and self._config.get_verbosity("initcheck") > 0):
+        verbose = self._config.get_verbosity("initcheck") > 0
+        told = list(watch_told.lines(self.entries.values(), verbose=verbose))
+        if told:
             terminalreporter.section("initcheck: models that the tests call", sep="-", bold=True)
-        alike: dict[tuple[str, str], list[dict[str, Any]]] = {}
-        for entry in unhealthy:
-            alike.setdefault((entry["where"], entry["model"]), []).append(entry)
-        for first, *others in alike.values():
-            terminalreporter.write_line(f"{first['where']}: {first['said']}")
-            more = f", and {len(others)} more of other shapes" if others else ""
-            terminalreporter.write_line(f"    in {first['test']}{more}")
-        if self._config.get_verbosity("initcheck") > 0:
-            for entry in found:
-                if entry["state"] == "healthy":
-                    terminalreporter.write_line(f"{entry['where']}: {entry['said']}")
-        if skipped:
-            told = "; ".join(f"{some(dict.fromkeys(models))}: {reason}" for reason, models in skipped.items())
-            terminalreporter.write_line(f"initcheck: skipped {told}")
-        terminalreporter.write_line(f"initcheck: {self._sums(found)}")
-
-    def _sums(self, found: list[dict[str, Any]]) -> str:
-        probed = sum(entry["state"] != "skipped" for entry in found)
-        unhealthy = sum(entry["state"] == UNHEALTHY for entry in found)
-        parts = [f"watched {plural(probed, 'model')} that the tests call"]
-        if unhealthy:
-            parts.append(f"{unhealthy} unhealthy")
-        if len(found) > probed:
-            parts.append(f"{len(found) - probed} skipped")
-        return ", ".join(parts)
+        for text in (*told, f"initcheck: {watch_told.sums(self.entries.values(), verbose=verbose)}"):
+            for line in text.splitlines():
+                terminalreporter.write_line(line)
 
 
 def _unsuitable(item: pytest.Item) -> str | None:

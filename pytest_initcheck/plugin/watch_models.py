@@ -1,26 +1,23 @@
-"""Models as a suite calls them: from :meth:`Listener.listen` on, each is probed once, with the inputs of that call.
+"""Models as a suite calls them: from :meth:`Listener.listen` on, each is looked at with the inputs of that call.
 
 Torch's public hooks do not do for the calls. Hooks on all modules get no keyword arguments before the call, and
 torch.compile warns about them, which fails suites whose warnings are errors. ``nn.Module.__call__`` is wrapped instead,
 as torch.fx does while it traces, and put back by :meth:`Listener.stop`.
+
+A first look is cheap and comes to every model; a second one, at what the first found unhealthy, is put off to where half of
+the budget is left unspent, or to the end of the run.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import io
-import logging
-import os
+import copy
 import sys
-import sysconfig
 import threading
-import warnings
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from time import perf_counter
-from types import CodeType, FrameType
 from typing import Any
 
 import torch
@@ -29,46 +26,60 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.weak import WeakIdKeyDictionary
 
 from ..errors import InitcheckError, ProbeError
-from ..probing.guard import has_lazy
-from ..records import Report
+from ..records import ConstructionFault, Report
 from ..render import summary_line
 from ..words import first_line
-from .paths import PACKAGE
 from .unsuited import call_reason, input_reason, model_reason
+from .watch_budget import Budget
+from .watch_evidence import CERTAIN, is_glance, second_look, telling
+from .watch_filling import Filling
+from .watch_key import model_key, shape_key, source_digest
+from .watch_told import CERTAINLY, GLANCED, HEALTHY, PUT_OFF, SKIPPED, UNHEALTHY, UNJUDGED
+from .watch_wrapping import as_if_in, called_by_us, outside_of_compilation, place, replaced, unnoticed
 
-#: Probes one model: module, inputs, name, mode (``None``: as configured).
-Probe = Callable[[nn.Module, Any, str, str | None], Report]
+#: Checks one model: module, inputs, name, mode (``None``: as configured), whether to try fixes, what construction left.
+Probe = Callable[[nn.Module, Any, str, str | None, bool, Mapping[str, ConstructionFault]], Report]
 
-_TORCH = str(Path(torch.__file__).parent)
-_OURS = f"{PACKAGE}{os.sep}"
-_INSTALLED = tuple({sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), sysconfig.get_path("stdlib")})
+#: So many calls of a model are looked at where none of them shows that it is healthy.
+CALLS = 3
+#: What looks at further variants of a model and second looks may take of the budget while first looks are to come.
+LATER = 0.5
 
 
 class Listener:
-    """Probes every model that a suite calls, each once and before the call itself goes on.
+    """Looks at every model that a suite calls, before the call itself goes on.
 
     Args:
-        probe: what a probe is; its exceptions become reasons.
-        budget: seconds that all probes may take together; the one that exceeds it is finished.
+        probe: what a look is; its exceptions become reasons.
+        budget: what all looks may take.
         root: folder of the project: where in it a model was called is what is told.
+        known: models that an earlier run found healthy, by key, with a digest of their code.
     """
 
-    def __init__(self, probe: Probe, *, budget: float, root: Path) -> None:
+    def __init__(self, probe: Probe, *, budget: Budget, root: Path, known: Mapping[str, str]) -> None:
         self._probe = probe
         self._budget = budget
         self._root = root
-        self._spent = 0.0
+        self._known = known
         self._inside = False
         self._test: str | None = None
+        self._file: str | None = None
         self._thread: int | None = None
         self._unsuitable: str | None = None
         self._found: list[tuple[weakref.ref[nn.Module], dict[str, Any]]] = []
         #: What was called in this test, with everything that is a part of it.
         self._parts = WeakIdKeyDictionary()
-        #: Keys of the models that are settled for this run.
+        #: Modules that were looked at: what they count by themselves makes no other model of them.
+        self._seen = WeakIdKeyDictionary()
+        #: Keys of the models that are settled for this run, and how often each was looked at.
         self._settled: set[str] = set()
+        self._times: dict[str, int] = {}
+        #: Classes and shapes of which one variant is settled.
+        self._shapes: set[str] = set()
+        self._later: list[Callable[[], None]] = []
         self._trained = WeakIdKeyDictionary()
         self._steppers: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
+        self._filling = Filling()
         self._undo: contextlib.ExitStack | None = None
 
     # -- being there
@@ -79,17 +90,19 @@ class Listener:
             self._undo = contextlib.ExitStack()
             self._undo.callback(self._wrap_calls())
             self._undo.callback(self._wrap_loading())
+            self._undo.callback(self._wrap_building())
             self._undo.callback(register_optimizer_step_post_hook(self._step_hook()).remove)
 
     def stop(self) -> None:
         """Put back what :meth:`listen` wrapped."""
+        self._filling.stop()
         if self._undo is not None:
             self._undo.close()
             self._undo = None
 
-    def begin(self, test: str, *, unsuitable: str | None) -> None:
-        """Start a test; ``unsuitable`` says why nothing can be probed in it."""
-        self._test, self._unsuitable = test, unsuitable
+    def begin(self, test: str, *, file: str | None, unsuitable: str | None) -> None:
+        """Start a test that stands in ``file``; ``unsuitable`` says why nothing can be looked at in it."""
+        self._test, self._file, self._unsuitable = test, file, unsuitable
         self._thread = threading.get_ident()
         self._inside = False
         self._found = []
@@ -99,12 +112,27 @@ class Listener:
         """Whether :meth:`begin` was called for this test and it is not over."""
         return self._test == test
 
+    def pause(self) -> None:
+        """Fill no memory any more, until a model is built again: a phase of a test is over."""
+        self._filling.stop()
+
+    def catch_up(self, *, last: bool) -> None:
+        """Take the second looks that were put off, as far as the budget goes; where the run ends, with all of it."""
+        self._inside = True
+        try:
+            while self._later and self._budget.allows(1.0 if last else LATER):
+                with self._budget.spending():
+                    self._later.pop(0)()
+        finally:
+            self._inside = False
+
     def entries(self) -> list[dict[str, Any]]:
         """Return what was found since :meth:`begin`."""
         return [entry for _, entry in self._found]
 
     def end(self) -> None:
         """End the test: what is called from here on belongs to none."""
+        self._filling.stop()
         self._test = None
         self._found = []
 
@@ -118,12 +146,13 @@ class Listener:
                 return original(self, *args, **kwargs)
             listener._inside = True
             try:
-                _outside_of_compilation(listener._called)(self, args, kwargs)
+                listener._filling.stop()
+                outside_of_compilation(listener._called)(self, args, kwargs)
                 return original(self, *args, **kwargs)
             finally:
                 listener._inside = False
 
-        return _replaced("__call__", original, __call__)
+        return replaced("__call__", original, __call__)
 
     def _wrap_loading(self) -> Callable[[], None]:
         listener, original = self, nn.Module.load_state_dict
@@ -131,10 +160,21 @@ class Listener:
         def load_state_dict(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
             __tracebackhide__ = True
             result = original(self, *args, **kwargs)
-            _outside_of_compilation(listener._mark_trained)(self.parameters())
+            outside_of_compilation(listener._mark_trained)(self.parameters())
             return result
 
-        return _replaced("load_state_dict", original, load_state_dict)
+        return replaced("load_state_dict", original, load_state_dict)
+
+    def _wrap_building(self) -> Callable[[], None]:
+        listener, original = self, nn.Module.__init__
+
+        def __init__(self: nn.Module, *args: Any, **kwargs: Any) -> None:
+            __tracebackhide__ = True
+            if not torch.compiler.is_compiling() and not listener._inside and not listener._deaf():
+                outside_of_compilation(listener._filling.start)(self)
+            original(self, *args, **kwargs)
+
+        return replaced("__init__", original, __init__)
 
     def _deaf(self) -> bool:
         return self._test is None or self._undo is None or threading.get_ident() != self._thread
@@ -146,9 +186,9 @@ class Listener:
 
         def stepped(optimizer: Any, _args: Any, _kwargs: Any) -> None:
             if not torch.compiler.is_compiling() and not listener._inside:
-                _outside_of_compilation(listener._stepped)(optimizer)
+                outside_of_compilation(listener._stepped)(optimizer)
 
-        stepped.__code__ = _as_if_in(register_optimizer_step_post_hook, stepped)
+        stepped.__code__ = as_if_in(register_optimizer_step_post_hook, stepped)
         return stepped
 
     def _stepped(self, optimizer: Any) -> None:
@@ -164,126 +204,167 @@ class Listener:
     # -- a call
 
     def _called(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if module in self._parts:
+        if module in self._parts or called_by_us(sys._getframe(1)):
             return
-        started = perf_counter()
+        module = _unwrapped(module)
         try:
             self._consider(module, args, kwargs)
         except Exception as error:  # whatever it is, the test has nothing to do with it
             told = first_line(error)
             name = type(module).__name__
-            self._note(module, name, "skipped", f"{type(error).__name__}: {told}", key=f"{name} {told}")
-        finally:
-            self._spent += perf_counter() - started
+            self._skip(module, f"{name} {told}", f"{type(error).__name__}: {told}")
 
     def _consider(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if _called_by_us(sys._getframe(1)):
-            return None
-        module = _unwrapped(module)
         if next(module.parameters(), None) is None:
             self._parts[module] = True
             return None
-        name = type(module).__name__
         if reason := call_reason():
-            return self._note(module, name, "skipped", reason, key=f"{name} {reason}")
+            return self._skip(module, f"{type(module).__name__} {reason}", reason)
+        try:
+            self._judge(module, args, kwargs)
+        finally:
+            self._filling.clear(module)
+        return None
+
+    def _judge(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         parts = list(module.modules())
         for part in parts:
             self._parts[part] = True
         self._forget(parts)
-        if any(p in self._trained for p in module.parameters()):
+        if module in self._seen or any(p in self._trained for p in module.parameters()):
             return None
-        key = _key(module)
+        key, shape = model_key(module), shape_key(module)
         if key in self._settled:
             return None
-        reason = model_reason(module)
-        if reason is None and (reason := self._unsuitable or input_reason((args, kwargs))):
-            return self._note(module, name, "skipped", reason, key=key)  # another call may do
-        self._settled.add(key)
-        if reason is None and self._spent >= self._budget:
-            reason = f"the budget of {self._budget:g} s was spent (--initcheck-watch-budget)"
+        if key in self._known and self._known[key] == source_digest(module):
+            self._settle(module, key, shape)
+            self._note(module, key, HEALTHY, f"{type(module).__name__}: healthy in an earlier run", known=True)
+            return None
+        reason = model_reason(module) or self._unsuitable or input_reason((args, kwargs))
         if reason is not None:
-            return self._note(module, name, "skipped", reason, key=key)
-        started = perf_counter()
-        try:
-            report = self._probed(module, (*args, kwargs), name)
-        except InitcheckError as error:
-            return self._note(module, name, "skipped", str(error), key=key)
-        state = "healthy" if report.ok else "unhealthy"
-        self._note(
-            module,
-            name,
-            state,
-            summary_line(report),
-            key=key,
-            report=report.to_dict(),
-            seconds=perf_counter() - started,
-        )
+            return self._skip(module, key, reason)  # another call may do
+        if not self._budget.allows(LATER if shape in self._shapes else 1.0):
+            return self._skip(module, key, "the budget was spent (--initcheck-watch-budget)")
+        inputs = (*args, kwargs)
+        with self._budget.spending(warms=True):
+            try:
+                self._look(module, inputs, key, shape)
+            except InitcheckError as error:
+                self._settle(module, key, shape)
+                self._skip(module, key, str(error))
         return None
 
-    def _probed(self, module: nn.Module, inputs: Any, name: str) -> Report:
-        with _unnoticed():
+    def _look(self, module: nn.Module, inputs: Any, key: str, shape: str) -> None:
+        """The cheap look at one call; what it finds unhealthy is looked at again."""
+        started = perf_counter()
+        faults = self._filling.faults(module)
+        given = telling(inputs)
+        try:
+            report = self._report(module, given, False, faults)
+        except ProbeError:
+            if given is inputs:
+                raise
+            given = inputs  # not every value will do
+            report = self._report(module, inputs, False, faults)
+        self._seen[module] = True
+        times = self._times[key] = self._times.get(key, 0) + 1
+        glanced = report.ok and is_glance(report)
+        certain = any(f.rule in CERTAIN for f in report.findings)
+        if certain or (report.ok and not glanced) or times >= CALLS:
+            self._settle(module, key, shape)
+        if report.ok or certain:
+            state = CERTAINLY if certain and not report.ok else GLANCED if glanced else HEALTHY
+            self._note(module, key, state, summary_line(report), report=report, started=started)
+        elif times > 1:
+            return  # as before
+        elif self._budget.allows(LATER):
+            self._look_again(module, given, key, report, started)
+        else:
+            self._put_off(module, given, key, report)
+
+    def _put_off(self, module: nn.Module, inputs: Any, key: str, report: Report) -> None:
+        reason = f"{summary_line(report).partition(': ')[2]}, and the budget was spent before a second look"
+        entry = self._note(module, key, PUT_OFF, f"{reason} (--initcheck-watch-budget)")
+        try:
+            kept, given = copy.deepcopy((module, inputs))
+        except Exception:  # cannot be kept
+            return
+        here = weakref.ref(module), {k: v for k, v in (entry or {}).items() if k in ("where", "test")}
+        self._later.append(lambda: self._look_again(kept, given, key, report, perf_counter(), here=here))
+
+    def _look_again(
+        self, module: nn.Module, inputs: Any, key: str, first: Report, started: float, here: Any = None
+    ) -> None:
+        def look(model: nn.Module, given: Any, fixes: bool) -> Report:
+            return self._report(model, given, fixes, {})
+
+        state, report, remark = second_look(look, module, inputs, first)
+        if state == "unjudged":
+            self._note(module, key, UNJUDGED, remark, here=here)
+            return
+        said = summary_line(report) + (f" ({remark})" if remark else "")
+        self._note(module, key, HEALTHY if report.ok else UNHEALTHY, said, report=report, started=started, here=here)
+
+    def _report(self, module: nn.Module, inputs: Any, fixes: bool, faults: Mapping[str, ConstructionFault]) -> Report:
+        name = type(module).__name__
+        with unnoticed():
             try:
-                return self._probe(module, inputs, name, None)
+                return self._probe(module, inputs, name, None, fixes, faults)
             except ProbeError:
                 if module.training:
                     raise
                 # As the test calls it: one sample is too few for batch norm in training mode.
-                return self._probe(module, inputs, name, "as-is")
+                return self._probe(module, inputs, name, "as-is", fixes, faults)
+
+    def _settle(self, module: nn.Module, key: str, shape: str) -> None:
+        self._seen[module] = True
+        self._settled.add(key)
+        self._shapes.add(shape)
 
     def _forget(self, parts: list[nn.Module]) -> None:
         """Take back what was found in modules that now turn out to be parts of a larger one."""
         known = {id(part) for part in parts[1:]}
         kept = []
         for reference, entry in self._found:
-            if id(reference()) in known:
+            if id(reference()) in known and entry["test"] == self._test:
                 self._settled.discard(entry["key"])
+                self._times.pop(entry["key"], None)
             else:
                 kept.append((reference, entry))
         self._found = kept
 
-    def _note(self, module: nn.Module, model: str, state: str, said: str, *, key: str, **more: Any) -> None:
-        if any(entry["key"] == key for _, entry in self._found):
-            return
-        entry = {
-            "key": key,
-            "model": model,
-            "state": state,
-            "said": said,
-            "where": _where(self._root),
-            "test": self._test,
-            **more,
-        }
-        self._found.append((weakref.ref(module), entry))
+    def _skip(self, module: nn.Module, key: str, reason: str) -> None:
+        self._note(module, key, SKIPPED, reason)
 
-
-def _replaced(method: str, original: Any, wrapper: Any) -> Callable[[], None]:
-    """Put ``wrapper`` in place of that method of ``nn.Module``; return what undoes it, unless somebody else wrapped it since."""
-    wrapper.__code__ = _as_if_in(original, wrapper)
-    setattr(nn.Module, method, wrapper)
-
-    def undo() -> None:
-        if getattr(nn.Module, method) is wrapper:
-            setattr(nn.Module, method, original)
-
-    return undo
-
-
-def _as_if_in(original: Any, wrapper: Any) -> CodeType:
-    """The code of ``wrapper`` as if it stood in the file of ``original``.
-
-    By that file torch.compile tells torch's own functions, which it traces through but does not compile for
-    themselves: a wrapper that it takes for the user's would be a graph of its own in each module.
-    """
-    theirs = original.__code__
-    code: CodeType = wrapper.__code__
-    return code.replace(co_filename=theirs.co_filename, co_firstlineno=theirs.co_firstlineno)
-
-
-def _outside_of_compilation(function: Callable[..., Any]) -> Callable[..., Any]:
-    """``function``, not compiled where a compiled function of the user's falls back to Python and calls it."""
-    if "torch._dynamo" not in sys.modules:
-        return function
-    return torch.compiler.disable(function)  # type: ignore[no-any-return]
+    def _note(
+        self,
+        module: nn.Module,
+        key: str,
+        state: str,
+        said: str,
+        *,
+        report: Report | None = None,
+        started: float | None = None,
+        here: Any = None,
+        known: bool = False,
+    ) -> dict[str, Any] | None:
+        if any((entry["key"], entry["state"]) == (key, state) for _, entry in self._found):
+            return None
+        reference, place_of = here or (
+            weakref.ref(module),
+            {"where": place(self._root, self._file), "test": self._test},
+        )
+        entry = {"key": key, "model": type(module).__name__, "state": state, "said": said, **place_of, "seconds": 0.0}
+        if started is not None:
+            entry["seconds"] = perf_counter() - started
+        if report is not None:
+            entry["report"] = report.to_dict()
+            entry["warnings"] = sum(f.severity == "warning" for f in report.findings)
+        if state == HEALTHY:
+            entry["code"] = self._known[key] if known else source_digest(module)
+            entry["known"] = known
+        self._found.append((reference, entry))
+        return entry
 
 
 def _unwrapped(module: nn.Module) -> nn.Module:
@@ -295,59 +376,3 @@ def _unwrapped(module: nn.Module) -> nn.Module:
         if not isinstance(inner, nn.Module):
             return module
         module = inner
-
-
-def _key(module: nn.Module) -> str:
-    """The class with names and shapes of parameters: what makes two modules the same model."""
-    kind = type(module)
-    shapes = None
-    if not has_lazy(module):
-        shapes = [(name, tuple(p.shape)) for name, p in module.named_parameters()]
-    digest = hashlib.blake2b(repr(shapes).encode(), digest_size=8).hexdigest()
-    return f"{kind.__module__}.{kind.__qualname__} {digest}"
-
-
-@contextlib.contextmanager
-def _unnoticed() -> Iterator[None]:
-    """Let nothing that a further pass prints, warns of or logs reach the test; have gradients recorded."""
-    always, disabled = torch.is_warn_always_enabled(), logging.root.manager.disable
-    sink = io.StringIO()
-    with (
-        contextlib.redirect_stdout(sink),
-        contextlib.redirect_stderr(sink),
-        warnings.catch_warnings(),
-        torch.inference_mode(False),
-        torch.enable_grad(),
-    ):
-        warnings.simplefilter("ignore")
-        torch.set_warn_always(True)  # what torch says only once is not used up
-        logging.disable(sys.maxsize)
-        try:
-            yield
-        finally:
-            logging.disable(disabled)
-            torch.set_warn_always(always)
-
-
-def _called_by_us(frame: FrameType | None) -> bool:
-    """Whether a check of this package is what makes the call."""
-    while frame is not None:
-        file = frame.f_code.co_filename
-        if file.startswith(_OURS) and file != __file__:
-            return True
-        frame = frame.f_back
-    return False
-
-
-def _where(root: Path) -> str:
-    """``file:line`` of the innermost frame in the project, else of the innermost one that is neither torch's nor ours."""
-    inside, outside = f"{root}/", None
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        file = frame.f_code.co_filename
-        if not file.startswith((_TORCH, _OURS, "<")):
-            if file.startswith(inside) and not file.startswith(_INSTALLED):
-                return f"{Path(file).relative_to(root).as_posix()}:{frame.f_lineno}"
-            outside = outside or f"{file}:{frame.f_lineno}"
-        frame = frame.f_back
-    return outside or "?"

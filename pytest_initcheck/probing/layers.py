@@ -18,6 +18,8 @@ from ..records import Histogram
 from ..sharding.layout import kind_of
 from ..sharding.world import current
 from ..words import some
+from .apart import Apart
+from .entrances import Entrances
 from .memory import holds_values
 from .modules import (
     layer_modules,
@@ -31,6 +33,7 @@ from .modules import (
 )
 from .operands import Use, uses
 from .statistics import Pending, histogram, measure, rms, saturated_share
+from .whereabouts import name_of
 
 #: Name of an operation -> range whose two ends are flat, for those that have one.
 RANGES: Mapping[str, tuple[float, float]] = {
@@ -156,6 +159,14 @@ class Entry:
     opaque: str | None = None
 
 
+def looks_up(module: nn.Module, args: Any, output: Any) -> bool:
+    """Return whether a module without parts was given ids and returned numbers."""
+    ids = args and isinstance(args[0], Tensor) and not args[0].is_floating_point() and not args[0].is_complex()
+    if not ids or next(module.children(), None) is not None:
+        return False
+    return isinstance(output, Tensor) and output.is_floating_point() and output.numel() > 1
+
+
 @dataclass(slots=True, eq=False)
 class _Frame:
     module: nn.Module
@@ -178,11 +189,26 @@ class Watch(TorchFunctionMode):
     Args:
         model: the module that will be called.
         batch: number of samples, to find the sample dimension of each output.
+        inputs: tensors that it will be called with; they are followed through the model.
         spread: names of the entries that get a histogram.
+        exact: whether every element of large activations and gradients is read.
     """
 
-    def __init__(self, model: nn.Module, batch: int | None, *, spread: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        batch: int | None,
+        *,
+        inputs: Collection[Tensor] = (),
+        spread: Collection[str] = (),
+        exact: bool = True,
+    ) -> None:
         super().__init__()
+        self._exact = exact
+        self.apart, self.entrances = Apart(model, batch if inputs else None), Entrances(inputs)
+        self.apart.begin(inputs)
+        #: What layers made of ids: signals enter there where no input is one.
+        self.looked_up: list[Entry] = []
         #: By name of the entry.
         self.histograms: dict[str, Histogram] = {}
         self._spread = spread
@@ -215,6 +241,8 @@ class Watch(TorchFunctionMode):
         for path, module in layer_modules(self._model):
             if isinstance(module, torch.jit.ScriptModule):
                 self._scripted.append(path)
+                self.apart.lose()
+                self.entrances.known = False
                 continue
             own = tuple(dict.fromkeys(self._names[id(p)] for p in own_parameters(module) if id(p) in self._names))
             self._handles.append(
@@ -281,7 +309,7 @@ class Watch(TorchFunctionMode):
         if self._recording and isinstance(weight, Tensor) and (made := made_by(module, weight)) is not None:
             self.made[id(made[0])] = weight
 
-    def _leaving(self, module: nn.Module, _args: Any, output: Any) -> None:
+    def _leaving(self, module: nn.Module, args: Any, output: Any) -> None:
         if not self._recording:
             return
         self.made.update((id(p), weight) for p, weight in made_by_hooks(module))
@@ -310,6 +338,8 @@ class Watch(TorchFunctionMode):
             entry.leaf = not frame.inside
             entry.parameters = frame.parameters
             entry.input_rms, entry.given = frame.input_rms, frame.given
+            if looks_up(module, args, output):
+                self.looked_up.append(entry)
             self._within([entry])
 
     def _within(self, entries: list[Entry]) -> None:
@@ -319,9 +349,13 @@ class Watch(TorchFunctionMode):
     # -- functional operations
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
         if not self._recording:
-            return out
+            return func(*args, **(kwargs or {}))
+        name = name_of(func)
+        out = func(*self.entrances.opened(name, args, kwargs or {}), **(kwargs or {}))
+        with torch._C.DisableTorchFunction():
+            self.entrances.passed(name, args, out)
+            self.apart.saw(name, args, kwargs or {}, func, out)
         label = _NONLINEAR_FUNCTIONS.get(func)
         used: tuple[str, ...] = ()
         if label is None:
@@ -403,7 +437,7 @@ class Watch(TorchFunctionMode):
         def arrived(gradients: Any) -> None:
             gradient = gradients[port] if isinstance(gradients, tuple) else gradients
             if gradient is not None and not heard and holds_values(gradient):
-                heard.append(measure(gradient))
+                heard.append(measure(gradient, exact=self._exact))
 
         if node is not None:
             self._handles.append(node.register_prehook(arrived))
@@ -411,7 +445,7 @@ class Watch(TorchFunctionMode):
             self._handles.append(out.register_hook(arrived))
 
     def _measure(self, out: Tensor, *, units: bool) -> Pending | None:
-        pending = measure(out, batch_dim=sample_dim(out, self._batch), units=units)
+        pending = measure(out, batch_dim=sample_dim(out, self._batch), units=units, exact=self._exact)
         self._measured[id(out)] = (weakref.ref(out), out._version if not out.is_inference() else 0, pending)
         return pending
 

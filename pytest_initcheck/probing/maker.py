@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..errors import ProbeError
 from ..records import NotFinite
 from ..words import number
+from .dispatch import Mode
 from .graph import Graph, operation
 from .memory import holds_values, storage_key
 from .modules import clean, tensors
@@ -76,11 +76,11 @@ class _Event:
     nan: bool
 
 
-class _Seeing(TorchDispatchMode):
+class _Seeing(Mode):
     """Sees every operation, below autograd and inside functions that are written in C++."""
 
     def __init__(self, model: nn.Module) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
+        super().__init__()
         self._paths = {id(m): clean(path) for path, m in model.named_modules()}
         self._leaves = {id(m) for m in model.modules() if next(m.children(), None) is None}
         self._stack: list[nn.Module] = []

@@ -19,14 +19,17 @@ from ..sharding.backward import pulled_back
 from ..sharding.layout import gathered
 from ..sharding.world import current
 from ..words import first_line
+from .backward import start
 from .call import Call
+from .entrances import followed
 from .graph import Graph
 from .guard import Guard
+from .layers import Watch
 from .memory import holds_values
 from .modules import sample_dim, tensors
 from .operands import Use
 from .statistics import own_seed
-from .subject import subject_of
+from .subject import seed_all, subject_of
 from .tracing import read_graph, trace_of
 
 __all__ = ["Probed", "centred", "float_outputs", "named_trainable", "run_probe", "sample_dim"]
@@ -50,7 +53,8 @@ class Probed:
         gradients: gradient by name of trainable parameter (tied ones once); ``None`` where none arrived.
         cotangents: what was pulled back, one for each output (with a loss: its gradient).
         rerun: one more forward pass from the same start; returns the same outputs, under the caller's grad mode.
-        rerun_raw: the same, returning the model's output as it is; other ``args`` and ``kwargs`` may be given.
+        rerun_raw: the same, returning the model's output as it is; other ``args`` and ``kwargs`` may be given, and a number
+            that what the model draws depends on.
         select: picks the tensors of ``outputs`` out of such a raw output.
         call: how the model was called.
         model: the module that ran: the model, what it wraps, or a copy of a lazy one.
@@ -59,6 +63,9 @@ class Probed:
         inputs: the tensors of the call as they were, whatever the last pass did to them.
         strays: leaves of the graph that are neither parameters of the model nor inputs, each with the path of the module that
             multiplied by it and whether it entered as a weight.
+        one_tensor: whether the model returned one real tensor and nothing around it.
+        apart: whether the pass itself shows that every sample is computed without the others.
+        followed: relative change of the output over a relative change of the inputs, to first order; ``None`` where the pass does not tell.
         holds_graph: whether a backward pass runs through a graph that is not of this pass, and must leave it to its owner.
     """
 
@@ -76,6 +83,9 @@ class Probed:
     uses: Mapping[str, Use] = field(default_factory=dict)
     strays: tuple[tuple[Tensor, str, bool], ...] = ()
     holds_graph: bool = False
+    one_tensor: bool = False
+    apart: bool = False
+    followed: float | None = None
     inputs: Callable[[], tuple[Tensor, ...]] = tuple
 
 
@@ -87,6 +97,7 @@ def run_probe(
     loss: Loss | None = None,
     seed: int = 0,
     mode: str = "train",
+    exact: bool = True,
 ) -> Probed:
     """Run ``model`` forward and backward once and return what was measured.
 
@@ -98,6 +109,7 @@ def run_probe(
             random cotangent, centred over the samples.
         seed: seed of the random cotangent and of what the model draws.
         mode: ``"train"``, ``"eval"`` or ``"as-is"``.
+        exact: whether every element of large activations and gradients counts in their statistics, rather than a part where that decides.
 
     Raises:
         ProbeError: the model could not be run, or nothing it returned depends on a parameter that is trained.
@@ -107,7 +119,10 @@ def run_probe(
     doing("forward")
     subject = subject_of(model, call, guard, seed=seed, mode=mode)
     trainable = named_trainable(subject.model)  # before the pass, which may add to the model and take from it
-    with _uncollected(), subject.watched() as (watch, raw):
+    # Of a model on several ranks each sees operations on its own part: what these tell is asked of the whole, and read exactly.
+    alone = (world := current()) is None
+    exact = exact or not alone
+    with _uncollected(), subject.watched(follow=alone, exact=exact) as (watch, raw):
         seconds["forward"] = time.perf_counter() - started
         started = time.perf_counter()
         watch.finish(raw)
@@ -120,8 +135,16 @@ def run_probe(
         loss_value = _loss_of(loss, raw)
         graph = Graph(heads if loss_value is None else [*heads, loss_value], watch.made)
         seen = read_graph(subject.model, watch, graph)
-        known = {id(t) for t in (*subject.model.parameters(), *call.tensors, *trainable.values())}
-        if (world := current()) is not None:
+        opaque = not alone or any(graph.opaque())
+        apart = not opaque and watch.apart.shows(heads)
+        # With a loss, one direction is pulled back and not a random one; of several outputs, the sum of all arrives.
+        tells = loss is None and len(heads) == 1 and heads[0].numel() > 1 and not opaque
+        tells = tells and heads[0].dtype in (torch.float32, torch.float64)
+        entrances = watch.entrances.leaves if tells and watch.entrances.known else []
+        known = {
+            id(t) for t in (*subject.model.parameters(), *call.tensors, *trainable.values(), *watch.entrances.leaves)
+        }
+        if world is not None:
             known |= set(world.standing)
         stray = [t for t in graph.leaves() if t.requires_grad and id(t) not in known]
         strays = tuple((t, watch.foreign.get(id(t), ""), graph.weighs(t)) for t in stray)
@@ -131,15 +154,16 @@ def run_probe(
         half = any(e.dtype is torch.float16 for e in watch.entries) or any(h.dtype is torch.float16 for h in heads)
         scale = float(max(h.numel() for h in heads)) if half else 1.0
         try:
-            slopes, cotangents = _backward(
-                heads, loss_value, trainable, call.batch, seed, scale, graph, keep=guard.holds_graph
+            slopes, cotangents, inward = _backward(
+                heads, loss_value, trainable, entrances, call.batch, seed, scale, graph, keep=guard.holds_graph
             )
         except Exception as error:
             raise subject.failed("backward", error) from error
         seconds["backward"] = time.perf_counter() - started
         started = time.perf_counter()
         doing("reading")
-        trace = trace_of(subject.model, call, watch, slopes, outputs, seen, scale)
+        trace = trace_of(subject.model, call, watch, slopes, outputs, seen, scale, exact=exact)
+        follows = _followed(watch, trace, inward, outputs[0], call) if tells and scale == 1.0 else None
         seconds["read"] = time.perf_counter() - started
 
     def select(output: Any) -> list[Tensor]:
@@ -152,9 +176,13 @@ def run_probe(
 
     differentiates = False  # whether the forward pass takes gradients itself, and needs a graph for it
 
-    def rerun_raw(args: tuple[Any, ...] | None = None, kwargs: dict[str, Any] | None = None) -> Any:
+    def rerun_raw(
+        args: tuple[Any, ...] | None = None, kwargs: dict[str, Any] | None = None, noise: int | None = None
+    ) -> Any:
         nonlocal differentiates
         guard.rewind()
+        if noise is not None:
+            seed_all(own_seed(seed) + noise)
         try:
             if not differentiates and not torch.is_grad_enabled():
                 try:
@@ -188,6 +216,9 @@ def run_probe(
     )
     return Probed(
         holds_graph=guard.holds_graph,
+        one_tensor=isinstance(raw, Tensor) and raw.is_floating_point() and raw.layout is torch.strided,
+        apart=apart,
+        followed=follows,
         inputs=inputs,
         trace=trace,
         outputs=outputs,
@@ -247,13 +278,12 @@ def gradients(
     trained = [leaf for leaf in leaves if leaf.requires_grad]
     if not trained:
         return [None] * len(leaves)
-    world = current()
-    slopes = (
-        torch.autograd.grad(roots, trained, signals, allow_unused=True, retain_graph=retain_graph)
-        if world is None
-        else pulled_back(world, roots, trained, signals, retain_graph=retain_graph)
-    )
-    found = iter(slopes)
+    if (world := current()) is not None:
+        found = iter(pulled_back(world, roots, trained, signals, retain_graph=retain_graph))
+    else:
+        if signals is not None:
+            roots = [start(roots, signals)]
+        found = iter(torch.autograd.grad(roots, trained, allow_unused=True, retain_graph=retain_graph))
     every = [next(found) if leaf.requires_grad else None for leaf in leaves]
     return [g if g is None or g.layout is torch.strided else g.to_dense() for g in every]
 
@@ -364,13 +394,14 @@ def _backward(
     heads: list[Tensor],
     loss: Tensor | None,
     trainable: dict[str, nn.Parameter],
+    entrances: list[Tensor],
     batch: int | None,
     seed: int,
     scale: float,
     graph: Graph,
     *,
     keep: bool,
-) -> tuple[dict[str, Tensor | None], list[Tensor]]:
+) -> tuple[dict[str, Tensor | None], list[Tensor], list[Tensor | None]]:
     leaves: list[Tensor] = list(trainable.values())
     cotangents: list[Tensor] = []
     if loss is None:
@@ -380,13 +411,17 @@ def _backward(
         roots, signals = heads, [c.clone() for c in cotangents]
     else:
         roots, signals = [loss], [torch.full_like(loss, scale)]
+    leaves = leaves + entrances
     if loss is not None:
         leaves = leaves + heads
     if "CheckpointFunctionBackward" in graph.opaque():
         # A reentrant checkpoint runs a backward of its own and refuses autograd.grad; the guard has set .grad aside.
         for head in heads if loss is not None else ():
             head.retain_grad()
-        torch.autograd.backward(roots, signals, retain_graph=keep)
+        if current() is None:
+            torch.autograd.backward(start(roots, signals), retain_graph=keep)
+        else:
+            torch.autograd.backward(roots, signals, retain_graph=keep)
         every: list[Tensor | None] = [leaf.grad for leaf in leaves]
         for leaf in leaves:
             leaf.grad = None
@@ -394,9 +429,24 @@ def _backward(
         every = gradients(roots, leaves, signals, retain_graph=keep)
     if loss is not None:
         cotangents = [
-            torch.zeros_like(h) if g is None else g for h, g in zip(heads, every[len(trainable) :], strict=True)
+            torch.zeros_like(h) if g is None else g
+            for h, g in zip(heads, every[len(trainable) + len(entrances) :], strict=True)
         ]
     if scale != 1.0:
         every = [None if g is None else g.float() / scale for g in every]
         cotangents = [c.float() / scale for c in cotangents]
-    return dict(zip(trainable, every, strict=False)), cotangents
+    inward = every[len(trainable) : len(trainable) + len(entrances)]
+    return dict(zip(trainable, every, strict=False)), cotangents, inward
+
+
+def _followed(watch: Watch, trace: Trace, inward: list[Tensor | None], output: Tensor, call: Call) -> float | None:
+    """What the gradient that arrived where signals enter tells: see :mod:`~pytest_initcheck.probing.entrances`."""
+    if watch.entrances.signals:
+        return watch.entrances.response(inward, output, call.batch)
+    power = 0.0
+    for entry in watch.looked_up:
+        layer = trace.layers[entry.name]
+        if layer.gradient is None:
+            return None
+        power += (layer.activation.rms * layer.gradient.rms) ** 2 * layer.gradient.count
+    return followed(power, output, call.batch) if watch.looked_up else None

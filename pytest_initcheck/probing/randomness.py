@@ -10,33 +10,32 @@ from typing import Any
 
 import torch
 
+from .numpys import numpy_kept, seed_numpy
+
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Seed torch's, Python's and (if imported) numpy's generators, and put them back afterwards."""
+    """Seed torch's, Python's and numpy's generators, and put them back afterwards."""
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
     python = random.getstate()
-    numpy = sys.modules.get("numpy")
-    state = numpy.random.get_state() if numpy is not None else None
+    numpy = numpy_kept()
     with torch.random.fork_rng(devices=devices):
         try:
             torch.manual_seed(seed)
             random.seed(seed)
-            if numpy is not None:
-                numpy.random.seed(seed % 2**32)
+            seed_numpy(seed)
             yield
         finally:
             random.setstate(python)
-            if numpy is not None:
-                numpy.random.set_state(state)
+            numpy()
 
 
 def is_generator(value: Any) -> bool:
     """Whether ``value`` is a generator of random numbers."""
-    numpy = sys.modules.get("numpy")
+    numpy = sys.modules.get("numpy.random")
     kinds: tuple[type, ...] = (torch.Generator, random.Random)
     if numpy is not None:
-        kinds = (*kinds, numpy.random.RandomState, numpy.random.Generator)
+        kinds = (*kinds, numpy.RandomState, numpy.Generator)
     return issubclass(type(value), kinds)  # a mock says that it is of a class that it is not of
 
 
@@ -65,10 +64,7 @@ def global_generators(devices: Iterable[torch.device]) -> list[Callable[[], Any]
         backend = getattr(torch, device.type, None)
         if device.type not in ("cpu", "meta") and hasattr(backend, "get_rng_state"):
             undo.append(_accelerator_generator(backend, device))
-    if (numpy := sys.modules.get("numpy")) is not None:
-        state = numpy.random.get_state()
-        undo.append(lambda: numpy.random.set_state(state))
-    return undo
+    return [*undo, numpy_kept()]
 
 
 def _accelerator_generator(backend: Any, device: torch.device) -> Callable[[], Any]:

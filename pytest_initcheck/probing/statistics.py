@@ -15,6 +15,7 @@ from ..records import Histogram, Stats
 from ..sharding.layout import gathered, is_partial, is_sharded, local
 from ..sharding.moments import NOTHING, joined
 from ..sharding.world import current
+from .sampled import sampled
 
 #: Below this mean square, float32 squares of typical elements (under 1e-15) may have been flushed to zero.
 _TINY_MEAN_SQUARE = 1e-30
@@ -44,6 +45,7 @@ class Pending:
         samples: whether variation across samples was asked for.
         units: share of zero units along dimension 1 and along the last one, likewise.
         held: how many of a tensor that is spread over ranks this one holds; ``None`` for an ordinary tensor.
+        seen: number of elements that all but the RMS and whether it is finite was estimated from; 0 for all.
     """
 
     count: int
@@ -51,6 +53,7 @@ class Pending:
     samples: bool
     units: Tensor | tuple[float, ...] | None = None
     held: int | None = None
+    seen: int = 0
 
 
 # Order of the numbers in Pending.numbers; variance is around the mean and over n.
@@ -58,7 +61,7 @@ _NUMBERS = ("mean", "variance", "mean_square", "min", "max", "zeros", "variation
 _LOW, _HIGH = 3, 4
 
 
-def measure(tensor: Tensor, *, batch_dim: int | None = None, units: bool = False) -> Pending | None:
+def measure(tensor: Tensor, *, batch_dim: int | None = None, units: bool = False, exact: bool = True) -> Pending | None:
     """Enqueue the statistics of ``tensor``; nothing of it is kept and nothing is synchronised on an accelerator.
 
     On CPU, where reading a number is free, one pass of sum, dot and aminmax decides whether it was exact and only a
@@ -70,6 +73,7 @@ def measure(tensor: Tensor, *, batch_dim: int | None = None, units: bool = False
             their dense form.
         batch_dim: dimension that runs over samples, for ``Stats.variation``.
         units: also count the units (channels, features) that are zero for every sample.
+        exact: whether every element of a large tensor counts; else, on CPU, a part of them where it decides.
 
     Returns:
         What :func:`settle` turns into :class:`Stats`; ``None`` for tensors that hold no real numbers (integers, bools).
@@ -84,6 +88,12 @@ def measure(tensor: Tensor, *, batch_dim: int | None = None, units: bool = False
         if x.device.type == "meta" or x.numel() == 0:
             return Pending(x.numel(), None, samples)
         rows = x.movedim(batch_dim, 0) if samples and batch_dim else x
+        if not exact and x.device.type == "cpu" and (batch_dim in (0, None) or not samples):
+            part = sampled(_flat(x), rows if samples else None, x.shape, units=units)
+            if part is not None:
+                variance = part.square - part.mean * part.mean
+                known = (part.mean, variance, part.square, part.low, part.high, part.zeros, part.variation, 1.0)
+                return Pending(x.numel(), known, samples, (0.0, 0.0) if units else None, part.seen)
         read = _on_cpu if x.device.type == "cpu" else _on_device
         numbers, common = read(x, rows if samples else None)
         if not units:
@@ -416,4 +426,5 @@ def _stats(pending: Pending, numbers: Sequence[float] | None) -> Stats:
         zeros=zeros,
         finite=finite,
         variation=variation,
+        sampled=pending.seen,
     )

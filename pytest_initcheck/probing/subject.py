@@ -20,6 +20,7 @@ from ..words import first_line, named_error
 from .call import Call
 from .guard import Guard, has_lazy
 from .layers import Watch
+from .numpys import seed_numpy
 from .switches import switches_kept
 
 #: Wrappers that run one module on several devices; that module, ``.module``, is the one that is probed.
@@ -55,16 +56,21 @@ class Subject:
             switches()
 
     @contextlib.contextmanager
-    def watched(self, *, spread: Collection[str] = ()) -> Iterator[tuple[Watch, Any]]:
+    def watched(
+        self, *, follow: bool = False, spread: Collection[str] = (), exact: bool = True
+    ) -> Iterator[tuple[Watch, Any]]:
         """Run once with gradients recorded, and yield what was watched and what was returned; hooks go with the context.
 
         Args:
+            follow: whether the inputs are followed through the model.
             spread: names of the layers that get a histogram.
+            exact: whether every element of large activations and gradients is read.
 
         Raises:
             ProbeError: the forward pass raised.
         """
-        watch = Watch(self.model, self.call.batch, spread=spread)
+        inputs = self.call.tensors if follow else ()
+        watch = Watch(self.model, self.call.batch, inputs=inputs, spread=spread, exact=exact)
         try:
             with torch.inference_mode(False), torch.enable_grad():
                 try:
@@ -113,11 +119,10 @@ def subject_of(
 
 
 def seed_all(seed: int) -> None:
-    """Seed torch's, Python's and (if imported) numpy's generators."""
+    """Seed torch's, Python's and numpy's generators."""
     torch.manual_seed(seed)
     random.seed(seed)
-    if (numpy := sys.modules.get("numpy")) is not None:
-        numpy.random.seed(seed % 2**32)
+    seed_numpy(seed)
 
 
 def _unwrapped(model: nn.Module, call: Call, guard: Guard) -> tuple[nn.Module, list[str]]:

@@ -76,6 +76,8 @@ def trace_of(
     outputs: list[Tensor],
     seen: Seen,
     scale: float,
+    *,
+    exact: bool = True,
 ) -> Trace:
     names: dict[int, str] = {}
     aliases: dict[str, list[str]] = {}
@@ -91,7 +93,7 @@ def trace_of(
     values = settle([measure(w) for w in weights])
     # A parametrization may divide by a norm of the draw (spectral_norm): its values do not vary as independent ones do.
     drawn = {id(p): peak for (_, p), peak in zip(parameters, kurtosis(weights), strict=True) if id(p) not in watch.made}
-    slopes = settle([_pending(gradients.get(name)) for name, _ in parameters])
+    slopes = settle([_pending(gradients.get(name), exact) for name, _ in parameters])
     whole = (
         measure(outputs[0], batch_dim=sample_dim(outputs[0], call.batch))
         if len(outputs) == 1
@@ -139,8 +141,8 @@ def trace_of(
     )
 
 
-def _pending(tensor: Tensor | None) -> Pending | None:
-    return None if tensor is None else measure(tensor)
+def _pending(tensor: Tensor | None, exact: bool) -> Pending | None:
+    return None if tensor is None else measure(tensor, exact=exact)
 
 
 def _layers(entries: list[Entry], seen: Seen, scale: float) -> dict[str, LayerRecord]:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from ..records import Finding, Report
 from ..words import plural
+from . import fold
 from .code import fitted
+from .column import Column
 from .profile import depth
 from .svg import charts, strips
-from .tables import PARAMETER_COLUMNS, Column, layer_columns
+from .tables import FOLDED, PARAMETER_COLUMNS, folding, layer_columns, text_of
 from .text import headline
 from .words import brief, counts, setup, shown
 
@@ -67,8 +69,8 @@ def _view(report: Report, anchor: str, *, tables: bool = True) -> dict[str, Any]
         "setup": [shown(s) for s in setup(report)],
         "reproduce": shown(report.reproduce),
         "tables": [
-            _table("layers", layer_columns(report), list(report.layers.values()), places),
-            _table("parameters", PARAMETER_COLUMNS, list(report.parameters.values()), {}),
+            _table("layers", layer_columns(report), list(report.layers.values()), places, fold.apart(report)),
+            _table("parameters", PARAMETER_COLUMNS, list(report.parameters.values()), {}, fold.apart(report)),
         ]
         if tables
         else [],
@@ -104,14 +106,18 @@ def _response(report: Report) -> list[tuple[str, str, str]]:
     return [row for row in rows if row[1] not in ("", "-")]
 
 
-def _table(title: str, columns: Sequence[Column], records: Sequence[Any], places: dict[str, int]) -> dict[str, Any]:
-    texts = {c.title: [shown(c.text(r)) for r in records] for c in columns}
+def _table(
+    title: str, columns: Sequence[Column], records: Sequence[Any], places: dict[str, int], apart: Collection[str]
+) -> dict[str, Any]:
+    columns, folded = folding(columns, records, apart)
+    texts = {c.title: [shown(text_of(columns, c, row)) for row in folded] for c in columns}
     kept = [c for c in columns if c.needed or set(texts[c.title]) - {"-"}]
     rows = []
-    for i, record in enumerate(records):
-        cells = [(texts[c.title][i], _key(c, record)) for c in kept]
-        rows.append({"place": places.get(record.name), "cells": cells})
-    return {"title": title, "columns": kept, "rows": rows}
+    for i, row in enumerate(folded):
+        cells = [(texts[c.title][i], str(len(row)) if c is FOLDED else _key(c, row[0])) for c in kept]
+        drawn = " ".join(str(places[record.name]) for record in row if record.name in places)
+        rows.append({"places": drawn, "cells": cells})
+    return {"title": title, "columns": kept, "rows": rows, "count": len(records)}
 
 
 def _key(column: Column, record: Any) -> str | None:

@@ -76,7 +76,7 @@
   for (const article of all("article")) {
     const areas = all(".area", article);
     const readout = article.querySelector(".readout");
-    const row = (i) => article.querySelector(`tr[data-i="${i}"]`);
+    const row = (i) => article.querySelector(`tr[data-i~="${i}"]`);
     const cursors = areas.map((area) => {
       const line = document.createElement("div");
       line.className = "cursor";

@@ -3,34 +3,17 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ..records import LayerRecord, ParameterRecord, Report, Stats
+from . import fold
+from .column import Column
 from .words import amount, brief, cells, cut, share, shown, span
 
 #: A private-use character that no name has any business to contain.
 _FILLER = "\ue000"
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """One column of a table.
-
-    Attributes:
-        title: heading.
-        text: record -> cell.
-        key: record -> what the column is sorted by, where that is not the text.
-        words: whether the cells are words (aligned left) rather than numbers.
-        needed: whether the column stays in the narrowest table.
-    """
-
-    title: str
-    text: Callable[[Any], str]
-    key: Callable[[Any], float | None] | None = None
-    words: bool = False
-    needed: bool = False
 
 
 def _stat(title: str, of: str, field: str, *, needed: bool = False) -> Column:
@@ -39,11 +22,12 @@ def _stat(title: str, of: str, field: str, *, needed: bool = False) -> Column:
         return None if stats is None or not stats.count else getattr(stats, field)
 
     of_all = field == "zeros"
-    return Column(title, lambda r: share(value(r)) if of_all else brief(value(r)), value, needed=needed)
+    weighs: Any = "share" if of_all else None if field in ("mean", "min", "max") else "size"
+    return Column(title, lambda r: share(value(r)) if of_all else brief(value(r)), value, needed=needed, weighs=weighs)
 
 
 def _share(title: str, field: str) -> Column:
-    return Column(title, lambda r: share(getattr(r, field)), lambda r: getattr(r, field))
+    return Column(title, lambda r: share(getattr(r, field)), lambda r: getattr(r, field), weighs="share")
 
 
 def _shape(record: LayerRecord | ParameterRecord) -> str:
@@ -92,6 +76,10 @@ PARAMETER_COLUMNS = (
 _PARAMETER_PRIORITY = ("shape", "drawn from", "fan in", "next", "role", "trained", "mean", "zeros", "max", "min")
 
 
+#: In a table with folded rows: how many records a row stands for.
+FOLDED = Column("alike", lambda _: "1", lambda _: 1.0, needed=True)
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """One of several models.
@@ -137,31 +125,61 @@ def layer_columns(report: Report) -> tuple[Column, ...]:
 def layers(report: Report, *, width: int) -> str:
     """Return the table of all layers in call order; ``""`` if there are none."""
     priority = ("over seeds", *_LAYER_PRIORITY) if report.spread else _LAYER_PRIORITY
-    return _table("layers", layer_columns(report), priority, list(report.layers.values()), width)
+    rows = list(report.layers.values())
+    return _table("layers", layer_columns(report), priority, rows, width, apart=fold.apart(report))
 
 
 def parameters(report: Report, *, width: int) -> str:
     """Return the table of all parameters; ``""`` if there are none."""
-    return _table("parameters", PARAMETER_COLUMNS, _PARAMETER_PRIORITY, list(report.parameters.values()), width)
+    rows = list(report.parameters.values())
+    return _table("parameters", PARAMETER_COLUMNS, _PARAMETER_PRIORITY, rows, width, apart=fold.apart(report))
 
 
-def _table(title: str, columns: Sequence[Column], priority: Iterable[str], records: Sequence[Any], width: int) -> str:
+def folding(
+    columns: Sequence[Column], records: Sequence[Any], apart: Collection[str]
+) -> tuple[tuple[Column, ...], list[list[Any]]]:
+    """Return the columns and the rows of a table; where some rows stand for several records, a column says for how many."""
+    rows = fold.folded(columns, records, apart=apart)
+    if len(rows) == len(records):
+        return tuple(columns), rows
+    return (columns[0], FOLDED, *columns[1:]), rows
+
+
+def text_of(columns: Sequence[Column], column: Column, row: Sequence[Any]) -> str:
+    """Return the text of one cell."""
+    return str(len(row)) if column is FOLDED else fold.cell(column, row, name=column is columns[0])
+
+
+def _table(
+    title: str,
+    columns: Sequence[Column],
+    priority: Iterable[str],
+    records: Sequence[Any],
+    width: int,
+    *,
+    apart: Collection[str] | None = None,
+) -> str:
     if not records:
         return ""
+    rows = [[record] for record in records]
+    if apart is not None:
+        columns, rows = folding(columns, records, apart)
+    if len(rows) < len(records):
+        title = f"{title}, {len(records)} in {len(rows)} rows: those that are alike are folded, with their range"
     import tabulate
 
     names = max(20, width // 3)
     # Without wcwidth tabulate counts a wide character as one cell: a filler beside it, taken out later, mends that.
     filler = _FILLER if getattr(tabulate, "wcwidth", None) is None else ""
 
-    def cell(column: Column, record: Any) -> str:
-        text = column.text(record)
+    def cell(column: Column, row: Sequence[Any]) -> str:
+        text = text_of(columns, column, row)
         if text.isascii() and text.isprintable():
             return cut(text, names)
         text = cut(shown(unicodedata.normalize("NFC", text)), names)
         return "".join(c + filler * (cells(c) - 1) for c in text)
 
-    texts = {c.title: [cell(c, r) for r in records] for c in columns}
+    texts = {c.title: [cell(c, row) for row in rows] for c in columns}
     chosen = _fitting(columns, priority, texts, width)
     text: str = tabulate.tabulate(
         list(zip(*(texts[c.title] for c in chosen), strict=True)),

@@ -6,7 +6,9 @@ import textwrap
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from .. import thresholds
 from ..records import Finding, Report
+from ..rules.function import disturbed
 from ..words import further, plural, some
 from . import bars, tables
 from .code import fitted
@@ -247,18 +249,29 @@ def _wrapped(text: str, width: int, *, indent: str, first: str | None = None) ->
 
 def _response(report: Report, width: int) -> str:
     r = report.response
-    parts = [f"a step moves the output by {', '.join(brief(m) for m in r.movement)}"] if r.movement else []
-    for name, value in (
-        ("predicted", r.predicted),
-        ("alignment", r.alignment),
-        ("residual", r.residual),
-        ("sensitivity", r.sensitivity),
-    ):
-        if value is not None:
-            parts.append(f"{name} {brief(value)}")
+    parts = []
+    if r.movement:
+        steps = (
+            "an optimizer-sized step moves" if len(r.movement) == 1 else f"{len(r.movement)} optimizer-sized steps move"
+        )
+        predicted = "" if r.predicted is None else f" (its gradient predicts {brief(r.predicted)})"
+        parts.append(f"{steps} the output by {', '.join(brief(m) for m in r.movement)}{predicted}")
+    if r.alignment is not None:
+        parts.append(f"the way it moves correlates {brief(r.alignment)} with the way it was asked to move")
+    if r.residual is not None:
+        parts.append(f"a fit of {thresholds.FIT_STEPS} Adam steps leaves {brief(100 * r.residual)} % of the error")
+    if r.sensitivity is not None:
+        parts.append(disturbed(r.sensitivity, r.disturbance))
     if report.trace.loss is not None:
-        parts.append(f"loss {brief(report.trace.loss)}")
-    return "\n".join(_wrapped("response: " + ", ".join(parts), width, indent="  ", first="")) if parts else ""
+        parts.append(f"the loss starts at {brief(report.trace.loss)}")
+    lines = _wrapped("response: " + "; ".join(parts), width, indent="  ", first="") if parts else []
+    race = report.race
+    if race is not None:
+        what = {"lost": "it lost", "held": "it kept up", "open": "it did not decide"}[race.outcome]
+        shown = f": {race.words}" if race.heats else ""
+        cost = f"{plural(race.passes, 'training step')} in {plural(race.runs, 'run')}"
+        lines += _wrapped(f"race against repaired copies: {what}{shown} ({cost} in all)", width, indent="  ", first="")
+    return "\n".join(lines)
 
 
 def _ignored(report: Report, verbose: int, width: int) -> str:

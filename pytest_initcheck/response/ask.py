@@ -69,8 +69,8 @@ def ask(push: Push, *, suspicious: bool = False, oversized: bool = True) -> Answ
 
     Args:
         push: the model and what the probe saw; its parameters are restored before this returns.
-        suspicious: whether a scale in the model is off; only then is a step that went astray looked into. (Large healthy
-            networks at tiny batches go astray at these rates, too.)
+        suspicious: whether a scale in the model is off; only then is a step that went astray looked into, and no answer read off the
+            gradient. (Large healthy networks at tiny batches go astray at these rates, too.)
         oversized: whether the weights as a whole are larger than theory asks for; only then is it asked whether smaller
             ones would calm a chaotic network.
     """
@@ -81,7 +81,8 @@ def ask(push: Push, *, suspicious: bool = False, oversized: bool = True) -> Answ
     reach = _reach(push, size / unit, varying / unit)
     smaller = residual = fit_steps = token_fit = None
     mixed = mixing(push)
-    heard = _heard(push, start)
+    plain = not suspicious and varying >= thresholds.VARIED * size
+    heard = (_read_off(push, oversized=oversized) if plain else None) or _heard(push, start)
     sensitivity = heard.sensitivity
     if oversized and sensitivity is not None and sensitivity > thresholds.CHAOTIC:
         smaller = _calmed(push, sensitivity)
@@ -102,8 +103,8 @@ def ask(push: Push, *, suspicious: bool = False, oversized: bool = True) -> Answ
             residual, fit_steps = fit(push, start, unit, ids)
             token_fit = ids is not None
         except OutputChanged as error:
+            push.restore()
             unseen = (*unseen, f"{error}: whether it can be fitted was not judged")
-    push.restore()
     response = Response(
         movement=tuple(m / unit for m in steps.movement),
         reach=reach,
@@ -194,6 +195,20 @@ class _Heard:
     sensitivity: float | None = None
     disturbance: float | None = None
     unseen: tuple[str, ...] = ()
+
+
+def _read_off(push: Push, *, oversized: bool) -> _Heard | None:
+    """What the probe's own gradient tells, where that is far from every bound; a pass is spent on all others.
+
+    It knows nothing of rounding, nor of how far its slope holds: so it is not asked about outputs that hardly vary, nor where a scale is off.
+    """
+    followed = push.probed.followed
+    if followed is None or push.start.ndim == 0:
+        return None
+    low, high = thresholds.DEAF * thresholds.PLAINLY, thresholds.CHAOTIC / thresholds.PLAINLY
+    # Chaos of weights that are no larger than theory asks for is the architecture's, however much of it there is.
+    chaotic = followed > thresholds.CHAOTIC * thresholds.PLAINLY and not oversized
+    return _Heard(followed, 0.0) if chaotic or low < followed < high else None
 
 
 def _heard(push: Push, start: Tensor) -> _Heard:

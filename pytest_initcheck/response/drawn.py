@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from ..probing.dispatch import Mode
 from ..probing.guard import Guard
 from ..probing.probe import OutputChanged, Probed, float_outputs
 from .perturb import Push, push_of
@@ -99,11 +99,11 @@ def _generators(push: Push) -> list[Tensor]:
     return [torch.get_rng_state(), *(torch.cuda.get_rng_state(d) for d in sorted(devices, key=str))]
 
 
-class _Held(TorchDispatchMode):
+class _Held(Mode):
     """Keeps what is drawn around a tensor, and what is made of a draw where no gradient is recorded (``Distribution.sample``)."""
 
     def __init__(self, draws: list[Tensor], fresh: bool) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self._draws, self._fresh, self._at = draws, fresh, 0
         self._sampling = False
 

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..probing.apart import varies
 from ..probing.call import with_items
-from ..probing.memory import holds_values, is_dense
 from ..probing.modules import sample_dim
 from ..probing.probe import Probed, centred
 from ..probing.statistics import rms
@@ -27,16 +27,6 @@ class Disturbed:
 
     outputs: list[Tensor]
     size: float
-
-
-def varies(tensor: Tensor, batch: int | None) -> bool:
-    """Whether the samples of ``tensor`` differ."""
-    if not is_dense(tensor) or tensor.is_complex() or not holds_values(tensor):
-        return False
-    dim = sample_dim(tensor, batch)
-    if dim is None or tensor.numel() == 0:
-        return False
-    return not bool((tensor == tensor.narrow(dim, 0, 1)).all())
 
 
 def exchanged(probed: Probed, order: Sequence[int]) -> tuple[tuple[Any, ...], dict[str, Any], float]:

@@ -100,7 +100,7 @@ def fit(push: Push, start: Tensor, unit: float, ids: Tensor | None) -> tuple[flo
     best = math.inf
     for rate in thresholds.FIT_RATES:
         push.restore()
-        adam = _Adam([local(p.data) for p in parameters], rate)
+        adam = Adam([local(p.data) for p in parameters], rate)
         for step in range(thresholds.FIT_STEPS + 1):
             output = push.forward(graph=True)[push.probed.primary].float()
             if output.shape != start.shape:
@@ -145,7 +145,7 @@ def _entropy(push: Push, start: Tensor, ids: Tensor) -> Score:
     return score
 
 
-class _Adam:
+class Adam:
     """Adam (Kingma and Ba 2015) at its default betas; ``torch.optim`` would import torch's compiler, seconds in a fresh process."""
 
     def __init__(self, values: list[Tensor], rate: float) -> None:

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from .. import thresholds
 from ..errors import ProbeError
+from ..probing.dispatch import Mode
 from ..probing.modules import clean, measurable, sample_dim, tensors
 from .exchange import exchanged
 from .perturb import Push, rms
@@ -39,7 +39,7 @@ class Mixing:
 def mixing(push: Push) -> Mixing:
     """Exchange one sample; where that changes other outputs, ask again with the batch norms kept as they were.
 
-    One forward pass for models whose samples are each for themselves, three for all others.
+    No pass where the probe's own shows that every sample is for itself, one where only the exchange does, three for all others.
     """
     batch = push.probed.batch
     if batch is None or batch < 2:
@@ -50,6 +50,8 @@ def mixing(push: Push) -> Mixing:
             args, kwargs, size = exchanged(push.probed, order)
             if size == 0:
                 return Mixing()
+            if push.probed.apart:
+                return Mixing(0.0)
             now = push.probed.select(push.probed.rerun_raw(args, kwargs))
             change = _others(push.probed.outputs, now, batch)
             if change is None or change <= _rounding(push):
@@ -116,11 +118,11 @@ def _first(before: list[tuple[str, Tensor]], after: list[tuple[str, Tensor]], al
     return ""
 
 
-class _Norms(TorchDispatchMode):
+class _Norms(Mode):
     """Batch norms of further passes normalise by what they did in the first: reading the batch is what they are for."""
 
     def __init__(self, batch: int) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self._batch = batch
         self._taken: list[tuple[Tensor, Tensor]] = []
         self._at: int | None = None

@@ -12,12 +12,14 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 
 from ..probing import statistics
+from ..probing.apart import varies
+from ..probing.entrances import disturbable
 from ..probing.guard import Guard
-from ..probing.memory import is_dense
+from ..probing.layers import looks_up
 from ..probing.probe import Probed, named_trainable
 from ..probing.statistics import own_seed
 from ..sharding.layout import gathered, spread_as
-from .exchange import Disturbed, exchanged, replaced, varies
+from .exchange import Disturbed, exchanged, replaced
 
 
 @dataclass(frozen=True)
@@ -66,11 +68,11 @@ def push_of(probed: Probed, guard: Guard, *, seed: int = 0) -> Push:
 def _disturber(probed: Probed, seed: int) -> Callable[[float], Disturbed] | None:
     """Noise on the floating inputs; where all inputs are ids, on what the layers that take them return."""
     given = probed.inputs()
-    if any(_disturbable(t) for t in given):
+    if any(disturbable(t) for t in given):
 
         def on_inputs(size: float) -> Disturbed:
             generator = torch.Generator().manual_seed(seed + 2)
-            swap = {id(t): _noisy(t, size, generator) for t in probed.inputs() if _disturbable(t)}
+            swap = {id(t): noisy(t, size, generator) for t in probed.inputs() if disturbable(t)}
             arrived: set[int] = set()
             args, kwargs = (replaced(given, swap, arrived) for given in (probed.call.args, probed.call.kwargs))
             return Disturbed(probed.select(probed.rerun_raw(args, kwargs)), size if arrived else 0.0)
@@ -102,18 +104,8 @@ def _swapper(probed: Probed) -> Callable[[], Disturbed] | None:
     return swapped
 
 
-def _disturbable(tensor: Tensor) -> bool:
-    """Whether ``tensor`` is a signal: floating, finite, and not a mask of two values."""
-    if not is_dense(tensor) or not tensor.is_floating_point() or tensor.numel() < 2 or tensor.is_inference():
-        return False
-    flat = tensor.detach().reshape(-1)
-    low, high = torch.aminmax(flat)
-    if not bool(torch.isfinite(low) & torch.isfinite(high)) or low == high:
-        return False
-    return not bool(((flat == low) | (flat == high)).all())
-
-
-def _noisy(tensor: Tensor, size: float, generator: torch.Generator) -> Tensor:
+def noisy(tensor: Tensor, size: float, generator: torch.Generator) -> Tensor:
+    """Return ``tensor`` with noise of ``size`` times its RMS."""
     held = gathered(tensor.detach())
     noise = torch.randn(held.shape, generator=generator).to(held.device)
     scale = held.float().square().mean().sqrt() * size
@@ -126,13 +118,10 @@ def _noise_behind_ids(size: float, generator: torch.Generator) -> Iterator[list[
     reached: list[str] = []
 
     def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        ids = args and isinstance(args[0], Tensor) and not args[0].is_floating_point() and not args[0].is_complex()
-        if not ids or next(module.children(), None) is not None:
-            return None
-        if not isinstance(output, Tensor) or not output.is_floating_point() or output.numel() < 2:
+        if not looks_up(module, args, output):
             return None
         reached.append(type(module).__name__)
-        return _noisy(output, size, generator)
+        return noisy(output, size, generator)
 
     handle = register_module_forward_hook(hook)
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from ..probing.backward import start
 from ..sharding.layout import gathered
 from .again import arrives
 from .ask import common
@@ -90,9 +91,8 @@ def _fed_from_inside(push: Push, names: list[str]) -> list[str]:
         pairs = [
             common(o, c.to(o.dtype)) for o, c in zip(outputs, push.probed.cotangents, strict=True) if o.requires_grad
         ]
-        torch.autograd.backward(
-            [o for o, _ in pairs], [c.clone() for _, c in pairs], retain_graph=push.probed.holds_graph
-        )
+        root = start([o for o, _ in pairs], [c.clone() for _, c in pairs])
+        torch.autograd.backward(root, retain_graph=push.probed.holds_graph)
     fed = [n for n in names if push.parameters[n].grad is not None]
     for parameter in push.parameters.values():
         parameter.grad = None

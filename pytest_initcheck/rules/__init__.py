@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from ..errors import SettingsError
 from ..records import SEVERITIES, Finding
 from ..settings import Settings, matches
-from . import bounds, function, gradients, ranks, samples, signal, structure, values  # noqa: F401  (importing registers the rules)
+from . import bounds, function, gradients, raced, ranks, samples, signal, structure, values  # noqa: F401  (importing registers the rules)
 from .registry import RULES, Case, Rule, finding, rule
 
 __all__ = ["RULES", "Case", "Rule", "finding", "judge", "passes", "rule", "sift", "validate"]
@@ -25,7 +25,7 @@ def judge(case: Case, *, extra: Mapping[str, Rule] | None = None) -> tuple[list[
         if case.settings.select and not any(matches([p.partition(":")[0]], name, ()) for p in case.settings.select):
             continue
         found += entry.judge(case)
-    return sift(found, case.settings)
+    return sift(raced.settled(case, found), case.settings)
 
 
 def sift(found: Iterable[Finding], settings: Settings) -> tuple[list[Finding], list[Finding]]:

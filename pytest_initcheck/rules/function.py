@@ -29,6 +29,10 @@ def asleep(case: Case) -> bool:
 
 def disturbed(sensitivity: float, size: float | None = None) -> str:
     """Return in words what the disturbance of the input that was tried (of relative size ``size``) does to the output."""
+    if size == 0:
+        return (
+            f"a small disturbance of the input changes the output by {number(sensitivity)} times as much, by its slope"
+        )
     size = thresholds.DISTURBANCE if size is None else size
     if size > 1:
         return f"inputs of other samples change the output by {percent(size * sensitivity)}"
@@ -172,6 +176,7 @@ def chaotic_response(case: Case) -> Iterator[Finding]:
     if r.sensitivity is None or not r.sensitivity > thresholds.CHAOTIC:
         return
     cured = r.sensitivity_if_smaller
+    allowed = number(thresholds.CHAOTIC) if r.disturbance == 0 else percent(thresholds.CHAOTIC * thresholds.DISTURBANCE)
     loud = [s for s in case.culprits if s.loud and s.kind != "bias" and not s.common]
     amplifiers = [s.name for s in case.culprits if too_loud(s)][:LISTED]
     own = bool(loud) or (
@@ -183,7 +188,7 @@ def chaotic_response(case: Case) -> Iterator[Finding]:
         "chaotic-response",
         "error" if own else "note",
         amplifiers or _where(case),
-        f"{disturbed(r.sensitivity)} (at most {percent(thresholds.CHAOTIC * thresholds.DISTURBANCE)})",
+        f"{disturbed(r.sensitivity, r.disturbance)} (at most {allowed})",
         evidence={"sensitivity": r.sensitivity, "allowed": thresholds.CHAOTIC, "with_smaller_weights": cured},
         cause=_cause(case, amplifiers) or "the weights amplify differences from layer to layer"
         if own

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from ..race_records import Race
 from ..records import ConstructionFault, Finding, NotFinite, Response, Severity, Spread, Stray, Trace
 from ..settings import Settings
 
@@ -35,6 +36,7 @@ class Case:
         rounding: weights whose gradient is nothing but rounding, each with its size against the strongest one.
         shared: paths of each module that is registered several times in one place.
         spread: how parameters and buffers lie on the ranks; empty for a model of one process.
+        race: whether another initialization learns better; ``None`` where there was no need to ask.
     """
 
     trace: Trace
@@ -51,6 +53,7 @@ class Case:
     rounding: Mapping[str, float] = field(default_factory=dict)
     shared: Sequence[tuple[str, ...]] = ()
     spread: Sequence[Spread] = ()
+    race: Race | None = None
 
 
 Judge = Callable[[Case], Iterable[Finding]]

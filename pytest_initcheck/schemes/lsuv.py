@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..errors import ProbeError
 from ..probing.call import Call
+from ..probing.dispatch import Mode
 
 _aten = torch.ops.aten
 #: Operations that multiply a weight by a signal, as they arrive below autograd: functional calls, raw parameters and
@@ -34,7 +34,7 @@ _PRODUCTS = frozenset(
 )
 
 
-class Outputs(TorchDispatchMode):
+class Outputs(Mode):
     """While active, notes the variance of what every weight computes.
 
     Args:
@@ -42,7 +42,7 @@ class Outputs(TorchDispatchMode):
     """
 
     def __init__(self, weights: Mapping[str, Collection[Tensor]]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.order: list[str] = []
         self._sums: dict[str, list[float]] = {}
         self._names: dict[int, str] = {t.untyped_storage()._cdata: name for name, held in weights.items() for t in held}

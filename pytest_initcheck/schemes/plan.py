@@ -9,8 +9,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from tabulate import tabulate
-
 from ..records import plain
 from ..words import digits
 from .distributions import Named
@@ -148,6 +146,8 @@ class Plan:
             rows.append([name, is_now, digits(c.before), _cut(c.becomes, max(20, width // 4)), after, number])
         heads = ["parameter", "is", "std", "becomes", "std", "why"]
         shown = [i for i, head in enumerate(heads) if head != "is" or any(r[1] for r in rows)]
+        from tabulate import tabulate
+
         text = tabulate(
             [[row[i] for i in shown] for row in rows],
             [heads[i] for i in shown],

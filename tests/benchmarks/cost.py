@@ -16,9 +16,12 @@ import gc
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from pytest_initcheck import check_init
 from pytest_initcheck.models.inputs import resolve_inputs
@@ -131,6 +134,32 @@ def check(model: nn.Module, inputs: Tensor) -> dict[str, float]:
     return {"findings": float(len(check_init(model, inputs).findings))}
 
 
+def passes(action: Callable[[nn.Module, Tensor], object], model: nn.Module, inputs: Any) -> tuple[int, int]:
+    """How often ``action`` runs ``model`` forward and backward."""
+    counts = {"forward": 0, "backward": 0}
+
+    def entered(module: nn.Module, _: object) -> None:
+        counts["forward"] += module is model
+
+    def pulled(run: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            counts["backward"] += 1
+            return run(*args, **kwargs)
+
+        return counted
+
+    handle = register_module_forward_pre_hook(entered)
+    try:
+        with (
+            mock.patch("torch.autograd.grad", pulled(torch.autograd.grad)),
+            mock.patch("torch.autograd.backward", pulled(torch.autograd.backward)),
+        ):
+            action(model, inputs)
+    finally:
+        handle.remove()
+    return counts["forward"], counts["backward"]
+
+
 def timed(
     action: Callable[[nn.Module, Tensor], object], model: nn.Module, inputs: Tensor, clock: Callable[[], float]
 ) -> tuple[float, object]:
@@ -171,6 +200,7 @@ def main() -> None:
         ratios: dict[str, list[float]] = {"probe": [], "check": []}
         phases: dict[str, list[float]] = {}
         findings = 0.0
+        forwards, backwards = passes(check, model, inputs)
         for turn in range(rounds):
             # A bare step on either side of what is measured: a machine that slows down halfway slows one of them, too.
             for kind in ("probe", "check") if turn % 2 else ("check", "probe"):
@@ -188,7 +218,10 @@ def main() -> None:
                     findings = result["findings"]
         middle = {kind: statistics.median(values) for kind, values in ratios.items()}
         bare = statistics.median(seconds["bare"])
-        print(f"{name:20} {bare:7.3f} {middle['probe']:6.2f}x {middle['check']:6.2f}x   findings {findings:.0f}")
+        print(
+            f"{name:20} {bare:7.3f} {middle['probe']:6.2f}x {middle['check']:6.2f}x   "
+            f"passes: {forwards} forward, {backwards} backward; findings {findings:.0f}"
+        )
         inside = {phase: statistics.median(values) for phase, values in phases.items()}
         inside["guard, inputs"] = statistics.median(seconds["probe"]) - sum(inside.values())
         print("  probe, s: " + ", ".join(f"{phase} {value:.3f}" for phase, value in inside.items()))

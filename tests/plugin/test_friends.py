@@ -69,7 +69,7 @@ def found(project: pytest.Pytester) -> dict[str, bool]:
     reports: list[dict[str, Any]] = content if isinstance(content, list) else [content]
     times = Counter(report["model"] for report in reports)
     assert set(times.values()) == {1}
-    return {report["model"]: report["ok"] for report in reports}
+    return {report["model"].partition(" at ")[0]: report["ok"] for report in reports}  # watched: class, line, test
 
 
 def told_once(result: pytest.RunResult, *sentences: str) -> None:
@@ -147,7 +147,7 @@ def test_randomly(project: pytest.Pytester):
         orders.append(re.findall(r"^(\S+) (?:PASSED|FAILED)", result.stdout.str(), re.MULTILINE))
         drawn.append((project.path / "drawn.txt").read_text())
         reports = json.loads((project.path / "found.json").read_text())
-        assert Counter(report["model"] for report in reports) == {
+        assert Counter(report["model"].partition(" at ")[0] for report in reports) == {
             **dict.fromkeys([*CONFIGURED, "Sick"], 1),
             "Healthy": 2,
         }
@@ -288,4 +288,8 @@ def test_subtests(project: pytest.Pytester, workers: tuple[str, ...]):
         "initcheck: 3 models, 1 unhealthy\n",
     )
     reports = json.loads((project.path / "found.json").read_text())
-    assert Counter(report["model"] for report in reports) == {"Healthy": 2, "Sick": 2, "<lambda>": 1}
+    assert Counter(report["model"].partition(" at ")[0] for report in reports) == {
+        "Healthy": 2,
+        "Sick": 2,
+        "<lambda>": 1,
+    }

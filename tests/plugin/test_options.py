@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_initcheck.plugin.configuration import CONFIGURATION
+from pytest_initcheck.plugin.configuration import configured
 from pytest_initcheck.settings import SETTINGS, Settings
 from pytest_initcheck.surfaces.options import flag
 
@@ -34,7 +34,7 @@ def test_every_setting_is_tested_here():
 
 
 def resolved(pytester: pytest.Pytester, *arguments: str) -> Settings:
-    configuration = pytester.parseconfigure(*arguments).stash[CONFIGURATION]
+    configuration = configured(pytester.parseconfigure(*arguments))
     return Settings.of(configuration.command_line, configuration.ini)
 
 
@@ -80,13 +80,13 @@ def test_native_toml(pytester: pytest.Pytester):
 
     config = pytester.parseconfigure()
 
-    assert config.stash[CONFIGURATION].ini == {"seed": 3, "ignore": ["dead-units"]}
-    assert config.stash[CONFIGURATION].enabled
+    assert configured(config).ini == {"seed": 3, "ignore": ["dead-units"]}
+    assert configured(config).enabled
 
 
 def test_defaults(pytester: pytest.Pytester):
     assert resolved(pytester) == Settings()
-    assert not pytester.parseconfigure().stash[CONFIGURATION].enabled
+    assert not configured(pytester.parseconfigure()).enabled
 
 
 @pytest.mark.parametrize(

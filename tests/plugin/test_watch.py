@@ -124,11 +124,11 @@ def test_a_configured_suite_is_watched_only_if_asked(models: pytest.Pytester):
         (["-o", "initcheck_watch=loud"], "initcheck_watch must be one of report, fail, off (got 'loud')"),
         (
             ["--initcheck-watch-budget=soon"],
-            "--initcheck-watch-budget must be a number of seconds, 0 or more (got 'soon')",
+            "--initcheck-watch-budget must be a number of per cent, 0 or more (got 'soon')",
         ),
         (
             ["--initcheck-watch-budget=nan"],
-            "--initcheck-watch-budget must be a number of seconds, 0 or more (got 'nan')",
+            "--initcheck-watch-budget must be a number of per cent, 0 or more (got 'nan')",
         ),
     ],
 )
@@ -307,9 +307,7 @@ def test_one_line_for_all_shapes_of_a_class_that_one_line_calls(models: pytest.P
     )
 
     assert result.parseoutcomes() == {"passed": 3, "unhealthy": 3}
-    result.stdout.fnmatch_lines(
-        ["test_*:16: Sick: unhealthy init: *", "    in *::test_it[[]4[]], and 2 more of other shapes"]
-    )
+    result.stdout.fnmatch_lines(["test_*:16: Sick: unhealthy init: *", "    in *::test_it[[]4[]] and 2 variants more"])
 
 
 def test_what_a_forward_pass_writes_to_outside_the_model_is_put_back(models: pytest.Pytester):
@@ -551,7 +549,7 @@ def test_an_error_in_the_probe_changes_no_outcome(models: pytest.Pytester):
     result = watched(models, SICK)
 
     assert result.parseoutcomes() == {"passed": 2}
-    result.stdout.fnmatch_lines(["initcheck: skipped Healthy, Sick: ZeroDivisionError: out of numbers"])
+    result.stdout.fnmatch_lines(["initcheck: skipped 2 models (Healthy, Sick): ZeroDivisionError: out of numbers"])
 
 
 def test_a_model_that_fails_its_test_says_so_itself(models: pytest.Pytester):
@@ -636,7 +634,7 @@ def test_no_budget(models: pytest.Pytester):
 
     assert result.parseoutcomes() == {"passed": 2}
     result.stdout.fnmatch_lines(
-        ["initcheck: skipped Healthy, Sick: the budget of 0 s was spent (--initcheck-watch-budget)"]
+        ["initcheck: skipped 2 models (Healthy, Sick): the budget was spent (--initcheck-watch-budget)"]
     )
 
 

@@ -13,6 +13,8 @@ import torch.distributed as dist
 from networks import SICK, ids, layouts, net
 
 from pytest_initcheck import Report, check_init
+from pytest_initcheck.check import check
+from pytest_initcheck.settings import Settings
 
 
 def concluded(report: Report) -> list[Any]:
@@ -53,7 +55,7 @@ def main(wanted: str, sick: list[str]) -> None:
     rank = dist.get_rank()
     spread = {n: make for n, make in layouts().items() if wanted == "all" or n in wanted.split(",")}
     for kind in sick or list(SICK):
-        alone = check_init(net(kind), ids())
+        alone = check(net(kind), ids(), settings=Settings(), race="none")  # ranks do not race either
         for name, make in spread.items():
             if kind == "frozen" and name.endswith("vectors"):
                 continue  # a flat vector is trained or it is not

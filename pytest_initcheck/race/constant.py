@@ -1,0 +1,88 @@
+"""What a constant output would pay: the error before anything is learned, for a loss of which nothing else is known."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..probing.call import with_items
+from ..probing.modules import sample_dim
+from ..response.fit import Adam
+
+Loss = Callable[[Any], Tensor]
+
+#: Rates and number of Adam steps on the constant itself; no pass of the model is among them.
+RATES, STEPS = (0.03, 0.3), 80
+#: A loss that in the second half of the steps still falls by this share of what it fell in the first has no least value in reach.
+FALLING = 0.5
+
+
+def best_constant(loss: Loss, raw: Any, batch: int | None) -> float | None:
+    """Return the loss of the best output that is the same for all samples.
+
+    Args:
+        loss: the user's, from the model's output to a scalar.
+        raw: what the model returned; its floating tensors that have samples are exchanged for constants.
+        batch: number of samples.
+
+    Returns:
+        ``None`` where there is none: the loss cannot be had of constants, or it goes on falling (a log-likelihood that the
+        output itself is).
+    """
+    parts: list[tuple[Tensor, torch.Size]] = []
+
+    def shape(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            dim = sample_dim(value, batch)
+            if dim is None or not value.is_floating_point():
+                return value.detach()
+            parts.append((torch.nan_to_num(value.detach().float(), 0.0, 0.0, 0.0).mean(dim, keepdim=True), value.shape))
+            return _Slot(len(parts) - 1, value.dtype)
+        return with_items(value, shape) if isinstance(value, Mapping | tuple | list) else value
+
+    form = shape(raw)
+    if not parts:
+        return None
+    best, endless = math.inf, False
+    for zeros in (False, True):
+        for rate in RATES:
+            try:
+                losses = _descent(loss, form, parts, rate, zeros=zeros)
+            except Exception:  # a loss need not take constants
+                return None
+            if losses and min(losses) < best:
+                best = min(losses)
+                first, last = losses[0] - losses[len(losses) // 2], losses[len(losses) // 2] - losses[-1]
+                endless = last > FALLING * first > 0
+    return None if endless or not math.isfinite(best) else best
+
+
+class _Slot:
+    """The place of a constant in what the model returns."""
+
+    def __init__(self, at: int, dtype: torch.dtype) -> None:
+        self.at, self.dtype = at, dtype
+
+
+def _descent(loss: Loss, form: Any, parts: list[tuple[Tensor, torch.Size]], rate: float, *, zeros: bool) -> list[float]:
+    values = [(torch.zeros_like(v) if zeros else v.clone()).requires_grad_(True) for v, _ in parts]
+
+    def filled(value: Any) -> Any:
+        if isinstance(value, _Slot):
+            return values[value.at].expand(parts[value.at][1]).to(value.dtype)
+        return with_items(value, filled) if isinstance(value, Mapping | tuple | list) else value
+
+    adam = Adam([v.data for v in values], rate)
+    losses: list[float] = []
+    with torch.inference_mode(False), torch.enable_grad():
+        for _ in range(STEPS):
+            now = loss(filled(form))
+            if not math.isfinite(float(now.detach())) or not now.requires_grad:
+                break
+            losses.append(float(now.detach()))
+            adam.step(torch.autograd.grad(now, values, allow_unused=True))
+    return losses

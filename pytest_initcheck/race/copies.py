@@ -1,0 +1,61 @@
+"""Repaired copies of a model, as start values."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from ..errors import InitcheckError
+from ..response.perturb import Push
+from .course import StartValues
+
+#: Changes a model in place, and returns the lines that do the same.
+Repair = Callable[[nn.Module], str]
+
+
+@dataclass(frozen=True)
+class Copy:
+    """A repair: the lines that do it, and the start values that it gives."""
+
+    text: str
+    values: StartValues
+
+
+class Copies:
+    """Repaired copies, made when the first one is asked for."""
+
+    def __init__(self, push: Push, repairs: Sequence[Repair]) -> None:
+        self._push, self._repairs = push, repairs
+        self._made: list[Copy] | None = None
+
+    def every(self) -> list[Copy]:
+        """The copies, the whole of the model first; those that change nothing, or what another one does, are left out."""
+        if self._made is None:
+            self._push.restore()
+            self._made = []
+            for repair in self._repairs:
+                if (made := self._repaired(repair)) is not None:
+                    self._made.append(made)
+        return self._made
+
+    def _repaired(self, repair: Repair) -> Copy | None:
+        parameters = self._push.parameters
+        try:
+            trial: nn.Module = copy.deepcopy(self._push.probed.model)
+            text = repair(trial)
+        except InitcheckError:
+            return None
+        except MemoryError:
+            raise
+        except Exception:  # a model that cannot be copied, or not initialized anew, cannot be raced
+            return None
+        new = dict(trial.named_parameters())
+        values = {n: new[n].detach() for n, p in parameters.items() if n in new and new[n].shape == p.shape}
+        known = [dict(parameters), *(c.values for c in self._made or ())]
+        if any(all(torch.equal(v, other[n]) for n, v in values.items() if n in other) for other in known):
+            return None
+        return Copy(text, values)

@@ -1,0 +1,200 @@
+"""One model on one task: trained from any start values, at any rate, and put back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+
+import torch
+from torch import Tensor
+
+from ..errors import ProbeError
+from ..probing.probe import gradients
+from ..response.exchange import replaced
+from ..response.fit import Adam
+from ..response.perturb import Push
+from .fresh import jittered, mixed
+from .tasks import Task
+
+#: Adam's rates, the range in common use; the best counts. Copies, which have ordinary scales, do without the gentlest.
+RATES = (3e-3, 1e-3, 3e-4)
+COPY_RATES = (3e-3, 1e-3)
+#: Jitter of the inputs, relative to their RMS, where a loss fixes what they belong to.
+JITTER = 0.1
+#: Optimizer steps of a heat; and of the last one, which a model runs that nothing but the race speaks against.
+STEPS, LAST_HEAT = 40, 100
+#: Losses whose median is what a run has come to: every step has other inputs.
+LAST = 5
+#: As it is, it has learned enough when this share of the error is gone: nothing comes twice as far.
+ENOUGH = 0.5
+#: A copy that has lost all but this share of the error need not run on.
+DONE = 0.05
+#: A task says something once a copy, or the model, has lost this share of the error; of a loss without end, as a share of its
+#: size at the start.
+LEARNED, FELL = 0.15, 0.05
+#: A model that comes this far on the copy's way in the last heat was only late: half, which is the measure of harm; and where the
+#: samples are the same in every step, and can be learned by heart in the end, what is harmless by the measure of harm.
+ARRIVED, ARRIVED_BY_HEART = 0.5, 0.85
+
+#: Start values by name of parameter; what is not there starts as it is.
+StartValues = Mapping[str, Tensor]
+
+
+@dataclass
+class Spent:
+    """What it cost so far, and may at most."""
+
+    limit: float
+    passes: int = 0
+    runs: int = 0
+
+    def one(self) -> None:
+        self.passes += 1
+        if self.passes > self.limit:
+            raise TooLong
+
+
+class TooLong(Exception):
+    """More passes than may be spent."""
+
+
+@dataclass
+class Course:
+    """One model on one task: the same for all that run it.
+
+    Attributes:
+        push: the model, its call and its parameters, and what puts them back.
+        task: what is to be learned.
+        spent: what counts passes.
+        steps: optimizer steps of a heat.
+        base: the loss from which progress is counted.
+        suits: progress at each rate that was tried, by the number of the copy (-1: as it is).
+    """
+
+    push: Push
+    task: Task
+    spent: Spent
+    steps: int = STEPS
+    base: float = math.nan
+    suits: dict[int, dict[float, float]] = field(default_factory=dict)
+
+    def run(self, values: StartValues, rate: float, steps: int) -> Iterator[float]:
+        """Train from ``values`` and yield the loss before each step, and after the last one; ends where it breaks off.
+
+        The parameters are put back when the iterator is closed or used up.
+        """
+        push, probed = self.push, self.push.probed
+        push.restore()
+        try:
+            with torch.no_grad():
+                for name, start in values.items():
+                    push.parameters[name].data.copy_(start)
+            every = list(push.parameters.values())
+            adam = Adam([p.data for p in every], rate)
+            for step in range(steps + 1):
+                with torch.inference_mode(False), torch.enable_grad():
+                    self.spent.one()
+                    raw, inputs = self._pass(step)
+                    loss = self.task.loss(raw, probed.select(raw), inputs)
+                    value = float(loss.detach())
+                    if not math.isfinite(value):
+                        return
+                    yield value
+                    if step == steps or not loss.requires_grad:
+                        return
+                    adam.step(gradients([loss], every, None, retain_graph=probed.holds_graph))
+        except ProbeError:  # it ran as it is; with these weights it does not
+            return
+        finally:
+            push.restore()
+
+    def _pass(self, step: int) -> tuple[object, Sequence[Tensor]]:
+        """What the model returns for the inputs of this step, and these."""
+        probed, given, noise = self.push.probed, self.push.probed.inputs(), step + 1
+        generator = torch.Generator().manual_seed(self.push.seed + 3 + noise)
+        fresh = self.task.fresh
+        inputs = mixed(given, probed.batch, generator) if fresh else jittered(given, JITTER, generator)
+        swap = {id(old): new for old, new in zip(given, inputs, strict=True) if new is not old}
+        raw = probed.rerun_raw(replaced(probed.call.args, swap), replaced(probed.call.kwargs, swap), noise=noise)
+        return raw, inputs
+
+    def gone(self, loss: float) -> float:
+        """Share of the error that is gone, negative where there is more of it; of a loss without end, by how much it fell."""
+        if self.task.unit is None:
+            return self.base - loss
+        return (self.base - loss) / max(abs(self.base), 1e-12)
+
+    def begin(self, starts: Iterable[StartValues]) -> None:
+        """Let progress be counted from what a constant pays; where nobody knows, from the best of ``starts``."""
+        self.base = math.nan if self.task.unit is None else self.task.unit
+        if self.task.unit is None:
+            self.base = min((loss for values in starts for loss in self.run(values, 0.0, 0)), default=math.nan)
+
+    @property
+    def informative(self) -> float:
+        """Progress from which on the task says something."""
+        return LEARNED if self.task.unit is not None else FELL * abs(self.base)
+
+    def at_rate(self, values: StartValues, rate: float, enough: float, steps: int) -> float:
+        """Return what progress is made from ``values``; ``-inf`` where the run breaks off at once.
+
+        Args:
+            values: where it starts.
+            rate: Adam's.
+            enough: progress after which no more need be made.
+            steps: optimizer steps.
+        """
+        losses: list[float] = []
+        self.spent.runs += 1
+        for loss in self.run(values, rate, steps):
+            losses.append(loss)
+            if len(losses) >= LAST and self.gone(median(losses[-LAST:])) >= enough:
+                return self.gone(median(losses[-LAST:]))
+        if len(losses) < steps + 1:  # broke off
+            losses = losses[:1]
+        return self.gone(median(losses[-LAST:])) if losses else -math.inf
+
+    def best(self, who: int, values: StartValues, rates: Iterable[float], enough: float, steps: int) -> float:
+        """Return :meth:`at_rate` at the best of ``rates``; ``who`` starts is remembered with what suited it."""
+        best = -math.inf
+        for rate in rates:
+            found = self.at_rate(values, rate, enough, steps)
+            self.suits.setdefault(who, {})[rate] = found
+            best = max(best, found)
+            if best >= enough:
+                break
+        return best
+
+    def own(self) -> float:
+        """Return what progress the model makes as it is."""
+        return self.best(-1, {}, RATES, self.enough, self.steps)
+
+    def of_copy(self, at: int, values: StartValues, rates: Iterable[float] = COPY_RATES) -> float:
+        """Return what progress the repaired copy ``at`` makes at the best of ``rates``."""
+        return self.best(at, values, rates, self.done, self.steps)
+
+    @property
+    def suited(self) -> tuple[float, ...]:
+        """The rate at which a copy did best so far; all of them where none ran."""
+        tried = [(gone, rate) for at, runs in self.suits.items() if at >= 0 for rate, gone in runs.items()]
+        return (max(tried)[1],) if tried else COPY_RATES
+
+    def arrives(self, at: int, values: StartValues) -> bool:
+        """Whether the model comes nearly as far as the copy ``at`` when both train on, at the rates that suited them."""
+        rates = sorted(self.suits[-1], key=lambda rate: -self.suits[-1][rate])[:2]
+        copy_rate = max(self.suits[at], key=lambda rate: self.suits[at][rate])
+        theirs = self.at_rate(values, copy_rate, self.done, LAST_HEAT)
+        there = (ARRIVED if self.task.fresh else ARRIVED_BY_HEART) * theirs
+        return self.best(-1, {}, rates, there, LAST_HEAT) >= there
+
+    @property
+    def enough(self) -> float:
+        """Progress of the model beyond which no copy could come twice as far."""
+        return ENOUGH if self.task.unit is not None else math.inf
+
+    @property
+    def done(self) -> float:
+        """Progress beyond which a copy need not run on."""
+        return 1 - DONE if self.task.unit is not None else math.inf

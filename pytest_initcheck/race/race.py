@@ -1,0 +1,188 @@
+"""The race: would another initialization of the same model learn better?
+
+The model as it is and repaired copies of it are trained on the same tasks, from the same inputs, with the same randomness, each
+at the best of a few rates. Every step has inputs of its own and noise of its own (dropout, samplers), the same for all: what was
+learned by heart, or from one draw, does not count, and a network for which near inputs have nothing in common cannot keep up.
+
+Most models acquit themselves: half of the error is gone within a dozen steps, and no copy could come twice as far. Only for the
+others copies are run. Harm is half: a model loses where the best copy comes more than twice as far, on every task.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from ..race_records import Heat, Race
+from ..response.perturb import Push, rms
+from .copies import Copies, Repair
+from .course import STEPS, Course, Spent, StartValues, TooLong
+from .tasks import Task
+
+#: A copy does clearly better when the model comes less than this share of its way, which is what harm means.
+CLEAR = 0.5
+#: An accused model that comes less than this share of the copy's way on one task is not asked about others.
+FAR_BEHIND = 0.25
+#: Of the copies that do clearly better, the smallest edit that comes this far on the way of the best is the fix.
+NEARLY = 0.85
+#: Small edits that are tried besides the whole of the model.
+EDITS = 2
+#: Parameters whose RMS differs by this factor are named.
+APART = 1.5
+
+
+@dataclass
+class _Standing:
+    """How far the model came on one task, and every copy that ran."""
+
+    course: Course
+    own: float
+    copies: dict[int, float] = field(default_factory=dict)
+
+    def copy(self) -> float:
+        """Progress of the best copy."""
+        return max(self.copies.values(), default=-math.inf)
+
+    @property
+    def masters(self) -> bool:
+        """Whether the model lost half of the error: no copy could come twice as far."""
+        return self.own >= self.course.enough
+
+    @property
+    def says(self) -> bool:
+        return max(self.own, self.copy()) >= self.course.informative
+
+    @property
+    def lost(self) -> bool:
+        return self.copy() >= self.course.informative and self.own < CLEAR * self.copy()
+
+    def heat(self, repaired: float | None = None) -> Heat:
+        ran = max(self.copies.values(), default=None) if repaired is None else repaired
+        return Heat(self.course.task.name, self.course.steps, self.own, ran, self.course.task.unit is not None)
+
+
+def race(
+    push: Push,
+    whole: Repair,
+    edits: Iterable[Repair],
+    tasks: Sequence[Task],
+    *,
+    accused: bool,
+    steps: int = STEPS,
+    limit: float = math.inf,
+) -> Race:
+    """Return whether a repaired copy of a model learns clearly better than the model as it is, on every task.
+
+    Args:
+        push: the model, its call and its parameters; they are put back before this returns, whatever happens.
+        whole: initializes all of a copy.
+        edits: what may repair a copy with less, the smallest first.
+        tasks: what is to be learned.
+        accused: whether the model fails unless the race takes that back, for which it must master a task or keep up on
+            every one; a model that is only in doubt must be beaten on every one.
+        steps: optimizer steps of a heat.
+        limit: passes that may be spent.
+    """
+    spent = Spent(limit)
+    courses = [Course(push, task, spent, steps) for task in tasks]
+    try:
+        return _raced(push, courses, Copies(push, [whole, *list(edits)[:EDITS]]), spent, accused=accused)
+    except TooLong:
+        told = f"race: given up after {spent.passes - 1} training steps, so the first look decides"
+        return Race("open", passes=spent.passes, runs=spent.runs, told=told)
+    except (RuntimeError, MemoryError) as error:
+        if not isinstance(error, MemoryError) and "out of memory" not in str(error).lower():
+            raise
+        return Race("open", passes=spent.passes, runs=spent.runs, told="race: out of memory, so the first look decides")
+    finally:
+        push.restore()
+
+
+def _raced(push: Push, courses: Sequence[Course], copies: Copies, spent: Spent, *, accused: bool) -> Race:
+    telling: list[_Standing] = []
+    for course in courses:
+        one = _standing(course, copies)
+        if one is None or not one.says:
+            continue
+        telling.append(one)
+        # One task that it masters clears a model of everything; one that it keeps up on clears it of a doubt.
+        if not one.lost and (one.masters or not accused):
+            return Race("held", (one.heat(),), passes=spent.passes, runs=spent.runs)
+        if accused and one.lost and one.own < FAR_BEHIND * one.copy():
+            break  # what forgives most comes first: who is far behind there masters nothing else
+    heats = tuple(s.heat() for s in telling)
+    if not telling:
+        told = (
+            "no task that its output admits was learned, neither as it is nor repaired"
+            if courses
+            else "its output admits no task"
+        )
+        return Race("open", passes=spent.passes, runs=spent.runs, told=f"race: {told}, so the first look decides")
+    beaten = [s for s in telling if s.lost]
+    if not beaten:
+        return Race("held", heats, passes=spent.passes, runs=spent.runs)
+    won = _smallest(copies, beaten)
+    if not accused:
+        values = copies.every()[won].values
+        late = [s for s in beaten if s.course.arrives(won, values)]
+        if late:
+            return Race("held", tuple(s.heat(s.copies[won]) for s in late), passes=spent.passes, runs=spent.runs)
+    heats, best = tuple(s.heat(s.copies[won]) for s in beaten), copies.every()[won]
+    changed = _changed(push, best.values)
+    return Race(
+        "lost",
+        heats,
+        best.text,
+        _apart(push, changed, best.values),
+        changed[0] if len(changed) == 1 else "",
+        spent.passes,
+        spent.runs,
+    )
+
+
+def _standing(course: Course, copies: Copies) -> _Standing | None:
+    """How the model fares on one task, and where it has not learned enough, the copies, up to the first that does clearly better."""
+    course.begin([{}, *(c.values for c in copies.every()[:1])] if course.task.unit is None else [])
+    if math.isnan(course.base):
+        return None
+    one = _Standing(course, course.own())
+    if not one.masters:
+        for at, each in enumerate(copies.every()):
+            one.copies[at] = course.of_copy(at, each.values)
+            if one.lost:
+                break
+    return one
+
+
+def _smallest(copies: Copies, standings: Sequence[_Standing]) -> int:
+    """Which copy is offered: the smallest edit that comes nearly as far as the best on every task."""
+    every = copies.every()
+    order: list[int] = [*range(1, len(every)), 0]
+    for at in order:
+        for s in standings:
+            if at not in s.copies:
+                s.copies[at] = s.course.of_copy(at, every[at].values, s.course.suited)
+            if s.copies[at] < NEARLY * s.copy() or not s.own < CLEAR * s.copies[at]:
+                break
+        else:
+            return at
+    known = [at for at in order if all(at in s.copies for s in standings)]
+    worst: dict[int, float] = {at: min(s.copies[at] for s in standings) for at in known}
+    return max(known, key=worst.__getitem__)
+
+
+def _changed(push: Push, values: StartValues) -> list[str]:
+    push.restore()
+    return [n for n, new in values.items() if not torch.equal(push.parameters[n].detach(), new.to(push.parameters[n]))]
+
+
+def _apart(push: Push, names: Iterable[str], values: StartValues) -> dict[str, float]:
+    found = []
+    for name in names:
+        own, theirs = rms(push.parameters[name].detach()), rms(values[name])
+        if own > 0 and theirs > 0 and max(own / theirs, theirs / own) >= APART:
+            found.append((name, own / theirs))
+    return dict(sorted(found, key=lambda entry: -abs(math.log(entry[1]))))

@@ -1,0 +1,294 @@
+"""What a model may be asked to learn: the user's loss, or the tasks that the form of its output admits.
+
+Targets are functions of the inputs, and can be told for inputs that were not given: memorising is not learning. What is asked
+for is smooth and of low rank, so that a few steps suffice.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..probing.modules import sample_dim
+from ..probing.probe import centred
+from ..response.ask import natural_unit
+from ..response.fit import token_ids
+from ..response.perturb import Push, rms
+from .constant import best_constant
+
+#: Classes that samples, and tokens, are told apart in at most, whatever the number of scores: as hard for every model.
+CLASSES = 4
+TOKEN_CLASSES = 12
+#: Targets for outputs that are bounded lie well inside of the bounds.
+INSIDE = 0.25
+#: Functions of the inputs that the targets are mixed from.
+RANK = 16
+#: The same for maps and sequences where the inputs have none.
+MAP_RANK = 4
+
+Loss = Callable[[Any], Tensor]
+#: Inputs, in the order of the call -> what to learn from them.
+Wanted = Callable[[Sequence[Tensor]], Tensor]
+
+
+@dataclass(frozen=True)
+class Task:
+    """Something to learn.
+
+    Attributes:
+        name: what it is, in words.
+        loss: from what the model returned, as it is, its floating outputs, and the inputs, to a scalar.
+        unit: the loss of the best constant; ``None`` where it has no end, or nobody knows.
+        fresh: whether it can be told what to learn for other inputs than the given ones.
+    """
+
+    name: str
+    loss: Callable[[Any, Sequence[Tensor], Sequence[Tensor]], Tensor]
+    unit: float | None
+    fresh: bool = True
+
+
+def tasks(push: Push, loss: Loss | None = None, *, offsets: bool = False) -> list[Task]:
+    """Return what the model of ``push`` may be asked to learn; the user's loss alone, where there is one.
+
+    Args:
+        push: the model and what it returned.
+        loss: the user's, from the model's output to a scalar.
+        offsets: whether what all samples of an output have in common has to be learned as well.
+    """
+    if loss is not None:
+        with torch.no_grad():
+            raw = push.probed.rerun_raw()
+        unit = best_constant(loss, raw, push.probed.batch)
+        return [Task("your loss", lambda raw, _outputs, _inputs: loss(raw), unit, fresh=False)]
+    scored = [
+        i for i, o in enumerate(push.probed.outputs) if o.ndim > 0 and sample_dim(o, push.probed.batch) is not None
+    ]
+    if not scored or (push.probed.batch or 0) < 2:
+        return []
+    start = push.start
+    if push.probed.primary in scored and (ids := token_ids(push, start)) is not None:
+        return [_tokens(push, start, ids)]
+    found = []
+    if (
+        push.probed.primary in scored
+        and start.ndim == 2
+        and sample_dim(start, push.probed.batch) == 0
+        and start.shape[1] > 1
+    ):
+        found.append(_classes(push, start))
+    if not found or _form(start) == "scores":
+        found.append(_regression(push, scored, offsets=offsets))
+    return found
+
+
+def _form(output: Tensor) -> str:
+    """``"probabilities"`` or ``"log-probabilities"`` over the last dimension, or ``"scores"`` (anything)."""
+    if output.ndim < 2 or output.shape[-1] < 2:
+        return "scores"
+    o = output.detach().float()
+    for form, values in (("probabilities", o), ("log-probabilities", o.exp())):
+        total = values.sum(-1)
+        if bool((values >= 0).all()) and bool(torch.allclose(total, torch.ones_like(total), atol=1e-3)):
+            return form
+    return "scores"
+
+
+def _entropy(output: Tensor, form: str, columns: Tensor, wanted: Tensor) -> Tensor:
+    scores = output.float()
+    scores = (scores.clamp_min(1e-12).log() if form == "probabilities" else scores)[..., columns]
+    return torch.nn.functional.cross_entropy(scores.reshape(-1, len(columns)), wanted.reshape(-1))
+
+
+def _columns(push: Push, start: Tensor, classes: int) -> Tensor:
+    generator = torch.Generator().manual_seed(push.seed + 2)
+    return torch.randperm(start.shape[-1], generator=generator)[:classes].to(start.device)
+
+
+def _tokens(push: Push, start: Tensor, ids: Tensor) -> Task:
+    """A fixed class for every id: what a network that tells ids apart learns."""
+    classes, form = min(TOKEN_CLASSES, start.shape[-1]), _form(start)
+    columns = _columns(push, start, classes)
+    known = torch.unique(ids)
+    table = (torch.randperm(len(known), generator=torch.Generator().manual_seed(push.seed + 1)) % classes).to(
+        ids.device
+    )
+    at = next(i for i, x in enumerate(push.probed.inputs()) if x.shape == ids.shape and torch.equal(x, ids))
+
+    def loss(_raw: Any, outputs: Sequence[Tensor], inputs: Sequence[Tensor]) -> Tensor:
+        wanted = table[torch.searchsorted(known, inputs[at]).clamp_max(len(known) - 1)]
+        return _entropy(outputs[push.probed.primary], form, columns, wanted)
+
+    return Task("a fixed class for every token", loss, math.log(classes))
+
+
+def _classes(push: Push, start: Tensor) -> Task:
+    """Classes of the samples: which of a few functions of the inputs is largest."""
+    classes, form = min(CLASSES, start.shape[1]), _form(start)
+    columns, which = _columns(push, start, classes), _Features(push, classes)
+
+    def loss(_raw: Any, outputs: Sequence[Tensor], inputs: Sequence[Tensor]) -> Tensor:
+        wanted = which(inputs).argmax(1).to(start.device)
+        return _entropy(outputs[push.probed.primary], form, columns, wanted)
+
+    wanted = which(push.probed.inputs()).argmax(1)
+    share = torch.bincount(wanted, minlength=classes).double() / len(wanted)
+    share = share[share > 0]
+    return Task("classes of the samples", loss, max(float(-(share * share.log()).sum()), 0.1))
+
+
+def _regression(push: Push, scored: Sequence[int], *, offsets: bool) -> Task:
+    """Random smooth functions of the inputs, for all outputs jointly; for bounded outputs, small enough to stay inside.
+
+    Without ``offsets``, what all samples have in common is not asked for: an output may start anywhere on purpose (a
+    log-variance at -4).
+    """
+    wanted: dict[int, tuple[Wanted, float, float]] = {}
+    for i in scored:
+        output = push.probed.outputs[i]
+        unit, middle = natural_unit(output), 0.0
+        low, high = (float(v) for v in torch.aminmax(output)) if output.numel() else (0.0, 0.0)
+        if unit != 1.0:
+            middle = float(output.float().mean())
+        elif low >= 0 and high <= 1:
+            unit, middle = INSIDE, min(max(float(output.float().mean()), INSIDE), 1 - INSIDE)
+        wanted[i] = (_target(push, output), unit, middle)
+    batch = push.probed.batch
+
+    def loss(_raw: Any, outputs: Sequence[Tensor], inputs: Sequence[Tensor]) -> Tensor:
+        parts = []
+        for i, (target, unit, middle) in wanted.items():
+            goal, said = target(inputs).to(outputs[i].device) * unit, outputs[i].float() - middle
+            if not offsets:
+                goal, said = centred(goal, batch), centred(said, batch)
+            nothing = goal.square().mean().clamp_min((0.1 * unit) ** 2)
+            parts.append((said - goal).square().mean() / nothing)
+        return torch.stack(parts).mean()
+
+    return Task("smooth functions of the input", loss, 1.0)
+
+
+class _Features:
+    """Random functions of all inputs, of about unit variance over the samples: linear in signals, a sum over the ids."""
+
+    def __init__(self, push: Push, rank: int) -> None:
+        self._rank, self._batch, self._seed = rank, push.probed.batch or 1, push.seed + 1
+        self._scales = [self._scale(x) for x in push.probed.inputs()]
+        total = self._projected(push.probed.inputs())
+        self._middle = total.mean(0)
+        self._spread = rms(total - self._middle)
+        self._given: Tensor | None = None
+        if not self._spread > 0 or not math.isfinite(self._spread):  # inputs that are the same for all samples
+            self._given = torch.randn(self._batch, rank, generator=torch.Generator().manual_seed(self._seed))
+
+    def __call__(self, inputs: Sequence[Tensor]) -> Tensor:
+        """Return ``[batch, rank]``."""
+        return (self._projected(inputs) - self._middle) / self._spread if self._given is None else self._given
+
+    def _flat(self, x: Tensor) -> Tensor | None:
+        dim = sample_dim(x, self._batch)
+        if dim is None or x.is_complex() or x.numel() == 0:
+            return None
+        flat = x.detach().movedim(dim, 0).reshape(self._batch, -1).to("cpu", torch.float32)
+        return torch.nan_to_num(flat, 0.0, 0.0, 0.0)
+
+    def _scale(self, x: Tensor) -> float:
+        flat = self._flat(x)
+        return 1.0 if flat is None else rms(flat - flat.mean(0)) * math.sqrt(flat.shape[1]) or 1.0
+
+    def _projected(self, inputs: Sequence[Tensor]) -> Tensor:
+        generator = torch.Generator().manual_seed(self._seed)
+        total = torch.zeros(self._batch, self._rank)
+        for x, scale in zip(inputs, self._scales, strict=True):
+            flat = self._flat(x)
+            if flat is None:
+                continue
+            if x.is_floating_point() or x.dtype in (torch.bool, torch.uint8):
+                total += flat @ torch.randn(flat.shape[1], self._rank, generator=generator) / scale
+            else:
+                # Ids have no order: a number of its own for each, and wherever it stands, for models that do not tell places.
+                turn, phase = torch.rand(2, self._rank, generator=generator) * 2 * math.pi
+                total += torch.cos(flat[..., None] * turn + phase).mean(1) * math.sqrt(2 * flat.shape[1])
+        return total
+
+
+def _target(push: Push, output: Tensor) -> Wanted:
+    """Centred targets of unit RMS: for every place of a map or sequence a function of the input there, else of all of it."""
+    generator = torch.Generator().manual_seed(push.seed + 3)
+    raw: Wanted | None = None
+    if output.ndim > 2 and sample_dim(output, push.probed.batch) == 0:
+        raw = next(
+            (t for i in range(len(push.probed.inputs())) if (t := _local(push, i, output, generator)) is not None), None
+        )
+        raw = raw or _maps(push, output, generator)
+    else:
+        raw = _whole(push, output, generator)
+    values = raw(push.probed.inputs())
+    dim = sample_dim(values, push.probed.batch)
+    middle = values.mean(dim, keepdim=True) if dim is not None else torch.zeros(())
+    size = max(rms(values - middle), 1e-12)
+
+    def target(inputs: Sequence[Tensor]) -> Tensor:
+        return (raw(inputs) - middle) / size
+
+    return target
+
+
+def _whole(push: Push, output: Tensor, generator: torch.Generator) -> Wanted:
+    dim = sample_dim(output, push.probed.batch) or 0
+    rest = [s for d, s in enumerate(output.shape) if d != dim]
+    features = _Features(push, RANK)
+    mix = torch.randn(RANK, math.prod(rest), generator=generator)
+
+    def target(inputs: Sequence[Tensor]) -> Tensor:
+        return (torch.tanh(2 * features(inputs)) @ mix).reshape([-1, *rest]).movedim(0, dim)
+
+    return target
+
+
+def _local(push: Push, at: int, output: Tensor, generator: torch.Generator) -> Wanted | None:
+    """Mixed channels of an input that has the places of the output; ``None`` if it is no such input."""
+    x = push.probed.inputs()[at]
+    if not x.is_floating_point() or x.ndim != output.ndim or x.shape[0] != output.shape[0]:
+        return None
+    differing = [d for d in range(1, x.ndim) if x.shape[d] != output.shape[d]]
+    if len(differing) > 1:
+        return None
+    channel = differing[0] if differing else (x.ndim - 1 if x.ndim == 3 else 1)
+    size = max(rms(centred(torch.nan_to_num(x.detach().float(), 0.0, 0.0, 0.0), push.probed.batch)), 1e-12)
+    mix = torch.randn(x.shape[channel], output.shape[channel], generator=generator) / math.sqrt(x.shape[channel])
+
+    def target(inputs: Sequence[Tensor]) -> Tensor:
+        values = torch.nan_to_num(inputs[at].detach().to("cpu", torch.float32), 0.0, 0.0, 0.0).movedim(channel, -1)
+        return torch.tanh(values @ mix / size).movedim(-1, channel)
+
+    return target
+
+
+def _maps(push: Push, output: Tensor, generator: torch.Generator) -> Wanted:
+    """A few functions of the inputs, each with a slow wave over the places of the output."""
+    features = _Features(push, MAP_RANK)
+    channel = output.ndim - 1 if output.ndim == 3 else 1
+    waves = []
+    for _ in range(MAP_RANK):
+        wave = torch.ones(())
+        for d in range(1, output.ndim):
+            size = output.shape[d]
+            if d == channel:
+                line = torch.randn(size, generator=generator)
+            else:
+                turns = int(torch.randint(0, 3, (), generator=generator))
+                line = torch.cos(math.pi * turns * (torch.arange(size) + 0.5) / size)
+            wave = wave[..., None] * line
+        waves.append(wave)
+    every = torch.stack(waves)
+
+    def target(inputs: Sequence[Tensor]) -> Tensor:
+        return (torch.tanh(2 * features(inputs)) @ every.flatten(1)).reshape(-1, *every.shape[1:])
+
+    return target

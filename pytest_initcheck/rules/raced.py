@@ -1,0 +1,159 @@
+"""What the race says about the findings: it proves some, and takes others back.
+
+A number is no fault: whether an initialization is at fault is whether another one of the same model learns better. Where the
+race was run, it decides; what it cannot show (never-written, non-finite, frozen, detached, twins, unused) keeps its rules.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+from ..race_records import Race
+from ..records import Finding, Severity
+from ..words import number
+from .blame import LISTED
+from .registry import Case, finding, rule
+
+#: Errors that the race may take back, and what then is left of them.
+CONTESTED: dict[str, Severity] = {
+    "unresponsive": "warning",
+    "unreachable-targets": "warning",
+    "input-blind": "warning",
+    "chaotic-response": "note",
+    "offset-output": "warning",
+    "blocked-gradient": "warning",
+}
+#: Rules that say nothing of how well a model learns, or say it for certain.
+BESIDE = frozenset(
+    (
+        "activation",
+        "activation-std",
+        "cloned-layers",
+        "deferred-mismatch",
+        "equal-samples",
+        "frozen-parameter",
+        "gradient",
+        "gradient-std",
+        "half-precision-overflow",
+        "init-drift",
+        "no-gradient",
+        "norm-scale-sign",
+        "shared-module",
+        "unlucky-seeds",
+        "unregistered-parameter",
+    )
+)
+#: A model of more parameters than this is raced for what it would fail by, not for doubts, and not for long.
+LARGE = 1_000_000
+#: Optimizer steps of a heat of a large model, and the passes that it may be raced for: every rate of its own, and one copy.
+FEW, FEW_PASSES = 12, 70
+#: A scale that is off by so many decades leaves a doubt.
+DOUBTFUL = 0.5
+#: What one optimizer-sized step moves an ordinary output by, the change of one that answers changes of the input, and its RMS
+#: over the samples and in all.
+MOVES, ANSWERS, SPREADS, LEVEL = (0.005, 3.0), (0.1, 8.0), (0.02, 3.0), 5.0
+
+
+def unclear(case: Case, found: Iterable[Finding]) -> bool:
+    """Whether the first look leaves a doubt that a race can settle.
+
+    Not where another error stands in any case: then nothing depends on it. A note does not ask for one.
+    """
+    found = [f for f in found if f.severity != "note"]
+    if any(f.severity == "error" and f.rule not in CONTESTED for f in found):
+        return False
+    if accused(found):
+        return True
+    found = [f for f in found if f.rule not in BESIDE]
+    if size(case) > LARGE:
+        return False
+    if found or any(abs(s.decades) >= DOUBTFUL and not s.absorbed for s in case.culprits):
+        return True
+    r = case.response
+    if not r.movement:
+        return False
+    unit = r.unit or 1.0
+    return not (
+        r.residual is None
+        and MOVES[0] <= r.movement[-1] <= MOVES[1]
+        and (r.sensitivity is None or ANSWERS[0] <= r.sensitivity <= ANSWERS[1])
+        and (not r.output_centred_rms or SPREADS[0] * unit <= r.output_centred_rms <= SPREADS[1] * unit)
+        and (r.output_rms or 0.0) <= LEVEL * unit
+    )
+
+
+def accused(found: Iterable[Finding]) -> bool:
+    """Whether an error stands that the race may take back."""
+    return any(f.severity == "error" and f.rule in CONTESTED for f in found)
+
+
+def size(case: Case) -> int:
+    """Return the number of parameters."""
+    return sum(math.prod(p.shape) for p in case.trace.parameters.values())
+
+
+def settled(case: Case, found: Iterable[Finding]) -> Iterator[Finding]:
+    """Yield ``found`` as the race leaves it: contested findings with what it measured, as errors or as less than that."""
+    race, found = case.race, list(found)
+    if race is None or race.outcome == "open":
+        yield from found
+        return
+    told = race.outcome == "lost" and accused(found)
+    for f in found:
+        if f.rule == "outperformed" and told:  # a finding that says what is wrong says by how much, too
+            continue
+        if f.rule not in CONTESTED or f.severity != "error":
+            yield f
+        elif race.outcome == "lost":
+            yield replace(f, summary=f"{f.summary}; {race.words}", fix=race.fix)
+        else:
+            summary = f"{f.summary}; but it learns: {race.words}"
+            yield replace(f, severity="note" if race.learned else CONTESTED[f.rule], summary=summary, fix="")
+
+
+@rule(
+    "outperformed",
+    family="function",
+    severity="error",
+    threshold="where the first look leaves a doubt: up to 40 Adam steps at the best of 3e-3, 1e-3 and 3e-4, on your loss, or else on every task that "
+    "the output admits; as it is, less than half of the error is gone that is gone from a repaired copy, which loses 15 % at least",
+    evidence="on 67 harmed foundry models a copy comes more than twice as far on 57 without a loss and on 62 with theirs, on 82 harmless and 79 sound "
+    "ones on one and two; a model that nothing else speaks against must still be behind after 100 steps, which clears these",
+    limits="a fault that no candidate repairs, and one that shows after hundreds of steps only, is not seen; a head that is far too large "
+    "is one for a squared error and none for a cross-entropy: pass your loss",
+)
+def outperformed(case: Case) -> Iterator[Finding]:
+    """The same model with other start values learns much better from the same data."""
+    race = case.race
+    if race is None or race.outcome != "lost" or race.closest is None:
+        return
+    names, heat = _names(case, race), race.closest
+    yield finding(
+        "outperformed",
+        "error",
+        names,
+        f"other start values of the same model learn better: {race.words}",
+        evidence={"task": heat.task, "steps": heat.steps, "gone": heat.gone, "repaired": heat.repaired},
+        cause=_cause(case, race, names),
+        fix=race.fix,
+    )
+
+
+def _names(case: Case, race: Race) -> list[str]:
+    """What stands out of theory, single layers before a whole scheme; else what the winner changed most; else the first layer."""
+    single = [s.name for s in case.culprits if not s.common]
+    changed = list(race.apart)
+    first = [x.name for x in case.trace.layers.values() if x.leaf][:1]
+    return (single or [s.name for s in case.culprits] or changed or first)[:LISTED]
+
+
+def _cause(case: Case, race: Race, names: list[str]) -> str:
+    for s in case.culprits:
+        if s.name in names[:1] and s.cause:
+            return s.cause
+    times = race.apart.get(names[0]) if names else None
+    if times is None:
+        return "the start values hold training up: other ones of the same model do not"
+    return f"{names[0]} is {number(times)} times as large as in the copy that learns"

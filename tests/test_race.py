@@ -1,0 +1,257 @@
+"""The race: another initialization of the same model, trained alike, is what a verdict is measured by."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pytest_initcheck import check_init
+from pytest_initcheck.models.inputs import resolve_inputs
+from pytest_initcheck.probing.guard import untouched
+from pytest_initcheck.probing.probe import run_probe
+from pytest_initcheck.race import race as race_module
+from pytest_initcheck.race.constant import best_constant
+from pytest_initcheck.race.race import race
+from pytest_initcheck.race.tasks import tasks
+from pytest_initcheck.race_records import Heat, Race
+from pytest_initcheck.records import Finding, Report, Response, Trace
+from pytest_initcheck.response.perturb import push_of
+from pytest_initcheck.rules import Case, judge
+from pytest_initcheck.rules.raced import settled, unclear
+
+
+def tanh_net(std: float | None, seed: int = 0) -> nn.Sequential:
+    torch.manual_seed(seed)
+    layers: list[nn.Module] = []
+    for _ in range(12):
+        layers += [nn.Linear(32, 32), nn.Tanh()]
+    model = nn.Sequential(*layers, nn.Linear(32, 4))
+    for m in model.modules():
+        if isinstance(m, nn.Linear):
+            nn.init.zeros_(m.bias)
+            nn.init.normal_(m.weight, std=std) if std else nn.init.xavier_normal_(m.weight)
+    return model
+
+
+def vectors(n: int = 32) -> Tensor:
+    return torch.randn(n, 32, generator=torch.Generator().manual_seed(1))
+
+
+def errors(report: Report) -> list[Finding]:
+    return [f for f in report.findings if f.severity == "error"]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_network_that_hardly_speaks_is_failed_because_another_start_of_it_learns(seed):
+    found = errors(check_init(tanh_net(0.05, seed), vectors()))
+
+    assert found
+    assert "training steps" in found[0].summary
+    assert found[0].fix
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_its_healthy_twin_passes(seed):
+    assert errors(check_init(tanh_net(None, seed), vectors())) == []
+
+
+def test_the_offered_fix_runs_as_pasted_and_cures():
+    model = tanh_net(0.05)
+    fix = errors(check_init(model, vectors()))[0].fix
+    torch.manual_seed(0)
+    exec(fix, {"torch": torch, "model": model, "inputs": vectors()})
+
+    assert errors(check_init(model, vectors())) == []
+
+
+def test_a_plainly_healthy_model_never_races(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(race_module, "_raced", lambda *a, **k: pytest.fail("raced"))
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 4))
+
+    check_init(model, torch.randn(32, 16))
+
+
+class Likelihood(nn.Module):
+    """Log-densities of its inputs under normals that it sets itself: an output that is not free to be anything."""
+
+    def __init__(self, width: int = 64):
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(width, 64), nn.Tanh(), nn.Linear(64, 2 * width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean, log_std = self.net(x).chunk(2, 1)
+        return (-0.5 * ((x - mean) / log_std.exp()) ** 2 - log_std).sum(1)
+
+
+def test_a_loss_without_end_decides_by_how_far_it_falls():
+    torch.manual_seed(0)
+    inputs = torch.randn(32, 64)
+    sound = check_init(Likelihood(), inputs, loss=lambda o: -o.mean() / 64)
+    sick = Likelihood()
+    nn.init.normal_(sick.net[0].weight, std=30.0)
+    nn.init.normal_(sick.net[2].weight, std=0.7)
+
+    assert errors(sound) == []
+    assert errors(check_init(sick, inputs, loss=lambda o: -o.mean() / 64))
+
+
+def large_head(scale: float) -> nn.Sequential:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 4))
+    with torch.no_grad():
+        model[4].weight.mul_(scale)
+    return model
+
+
+def test_a_large_head_is_wrong_for_squares_and_right_for_classes():
+    inputs = vectors()
+    wanted = torch.randint(0, 4, (32,), generator=torch.Generator().manual_seed(2))
+    values = torch.randn(32, 4, generator=torch.Generator().manual_seed(2))
+    squares: Callable[[Tensor], Tensor] = lambda o: nn.functional.mse_loss(o, values)  # noqa: E731
+    classes: Callable[[Tensor], Tensor] = lambda o: nn.functional.cross_entropy(o, wanted)  # noqa: E731
+
+    assert errors(check_init(large_head(300.0), inputs, loss=squares))
+    assert errors(check_init(large_head(60.0), inputs, loss=classes)) == []
+    assert errors(check_init(large_head(1.0), inputs, loss=squares)) == []
+
+
+def raced(model: nn.Module, inputs: Tensor, repair: Callable[[nn.Module], str], **kwargs) -> Race:
+    call = resolve_inputs(model, inputs, device=None, dtype=None, seed=0)
+    with untouched(model, tensors=call.tensors) as guard:
+        guard.backup_parameters()
+        probed = run_probe(model, call, guard=guard)
+        push = push_of(probed, guard)
+        return race(push, repair, [], tasks(push), **{"accused": False, **kwargs})
+
+
+def healthy_copy(trial: nn.Module) -> str:
+    trial.load_state_dict(tanh_net(None).state_dict())
+    return "repaired"
+
+
+def test_the_same_race_twice_is_the_same():
+    first = raced(tanh_net(0.05), vectors(), healthy_copy)
+
+    assert first == raced(tanh_net(0.05), vectors(), healthy_copy)
+    assert first.outcome == "lost"
+
+
+def test_a_race_leaves_no_trace_even_when_it_is_interrupted():
+    model = tanh_net(0.05)
+    before, state = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+
+    def interrupted(trial: nn.Module) -> str:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        raced(model, vectors(), interrupted)
+
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_without_a_better_copy_nothing_is_lost():
+    assert raced(tanh_net(None), vectors(), lambda trial: "nothing").outcome == "held"
+
+
+def test_a_model_that_learns_runs_alone():
+    made = []
+
+    found = raced(tanh_net(None), vectors(), lambda trial: made.append(trial) or "copy")
+
+    assert made == []
+    assert found.outcome == "held"
+    assert found.heats[0].repaired is None
+
+
+def test_out_of_memory_and_out_of_budget_are_said():
+    def greedy(trial: nn.Module) -> str:
+        raise MemoryError
+
+    hungry = raced(tanh_net(0.03), vectors(), greedy)
+    short = raced(tanh_net(0.03), vectors(), healthy_copy, limit=5)
+
+    assert (hungry.outcome, short.outcome) == ("open", "open")
+    assert "memory" in hungry.told
+    assert "given up after 5 training steps" in short.told
+
+
+def test_the_winner_says_which_parameters_it_changed_and_by_how_much():
+    def one(trial: nn.Module) -> str:
+        nn.init.normal_(trial.get_parameter("4.weight"), std=1 / 8)
+        return "one"
+
+    found = raced(large_head(300.0), vectors(), one, accused=True)
+
+    assert found.outcome == "lost"
+    assert found.alone == "4.weight"
+    assert list(found.apart) == ["4.weight"]
+    assert 100 < found.apart["4.weight"] < 300
+
+
+# -- the loss of a constant
+
+
+def test_the_best_constant_of_known_losses():
+    values = torch.randn(64, 3, generator=torch.Generator().manual_seed(0)) + torch.tensor([1.0, -2.0, 0.0])
+    wanted = torch.arange(64) % 4
+
+    squares = best_constant(lambda o: nn.functional.mse_loss(o, values), torch.randn(64, 3), 64)
+    entropy = best_constant(lambda o: nn.functional.cross_entropy(o, wanted), 20 * torch.randn(64, 4), 64)
+
+    assert squares == pytest.approx(float(values.var(0, unbiased=False).mean()), rel=0.02)
+    assert entropy == pytest.approx(1.386, rel=0.02)
+
+
+def test_a_loss_without_end_and_one_that_refuses_constants_have_none():
+    def refuses(output: Tensor) -> Tensor:
+        raise RuntimeError("no")
+
+    assert best_constant(lambda o: -o.mean(), torch.randn(8), 8) is None
+    assert best_constant(refuses, torch.randn(8, 2), 8) is None
+    assert best_constant(lambda o: o["loss"], {"loss": torch.tensor(1.0)}, 8) is None
+
+
+# -- what the rules make of it
+
+
+def case(outcome: str, gone: float, repaired: float) -> Case:
+    heats = (Heat("classes of the samples", 40, gone, repaired),)
+    return Case(Trace({}, {}), Response(), race=Race(outcome, heats, "line" if outcome == "lost" else ""))  # type: ignore[arg-type]
+
+
+def test_what_no_copy_does_better_is_no_error():
+    chaos = Finding("chaotic-response", "error", (), "chaos")
+    silent = Finding("unresponsive", "error", (), "still")
+
+    assert [f.severity for f in settled(case("held", 0.3, 0.35), [chaos, silent])] == ["note", "warning"]
+    assert [f.severity for f in settled(case("open", 0.0, 0.0), [chaos])] == ["error"]
+
+
+def test_a_lost_race_is_an_error_of_its_own_where_nothing_else_is():
+    found, _ = judge(case("lost", 0.04, 0.91))
+
+    assert [(f.rule, f.severity, f.fix) for f in found] == [("outperformed", "error", "line")]
+    assert found[0].summary == (
+        "other start values of the same model learn better: 40 training steps on classes of the samples take away 4 % of the "
+        "error, and 91 % with the fix below"
+    )
+
+
+def test_an_error_that_a_race_confirms_says_by_how_much():
+    silent = Finding("unresponsive", "error", (), "still")
+
+    [found] = settled(case("lost", -0.2, 0.91), [silent])
+
+    assert found.summary.endswith("take away nothing of the error, and 91 % with the fix below")
+
+
+def test_other_errors_make_a_race_needless():
+    broken = Finding("non-finite-parameter", "error", ("w",), "NaN")
+
+    assert not unclear(case("open", 0, 0), [broken])
