@@ -226,6 +226,14 @@ SETTINGS: tuple[Setting, ...] = (
         "deferred", None, _method, "also build on the meta device and run this init function of the model", "METHOD"
     ),
     Setting(
+        "timeout",
+        120,
+        _integer(1),
+        "seconds that a rank of a distributed model is waited for",
+        "SECONDS",
+        reported=False,
+    ),
+    Setting(
         "debug",
         False,
         _switch,
@@ -254,6 +262,7 @@ class Settings:
     frozen: tuple[str, ...] = ()
     fail_on: str = "error"
     deferred: str | None = None
+    timeout: int = 120
     debug: bool = False
     #: Settings that somebody gave and that bear on the report, by name: what the reproduction line shows.
     given: Mapping[str, Any] = field(default_factory=dict, compare=False)

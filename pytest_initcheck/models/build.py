@@ -17,6 +17,7 @@ from ..probing.dispatch import Mode
 from ..probing.randomness import seeded
 from ..probing.statistics import measure, settle
 from ..records import ConstructionFault
+from ..sharding.layout import gathered
 from ..words import first_line
 
 Factory = Callable[[], nn.Module]
@@ -57,8 +58,8 @@ def _without_computed(
     held = dict(_tensors_of(model))
 
     def computed(name: str) -> bool:
-        one, two = held[name].detach(), again[name].detach() if name in again else None
-        if two is None or two.shape != one.shape or two is one:
+        one, two = gathered(held[name].detach()), gathered(again[name].detach()) if name in again else None
+        if two is None or two.shape != one.shape or held[name] is again[name]:
             return False
         return bool((_is_filling(one) & ~_is_filling(two)).sum() == 0)
 
@@ -180,7 +181,7 @@ def _tensors_of(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def _filled(value: Tensor) -> float:
-    return float(_is_filling(value).float().mean())
+    return float(_is_filling(gathered(value)).float().mean())
 
 
 def _is_filling(value: Tensor) -> Tensor:
