@@ -93,7 +93,7 @@ def measure(tensor: Tensor, *, batch_dim: int | None = None, units: bool = False
             if part is not None:
                 variance = part.square - part.mean * part.mean
                 known = (part.mean, variance, part.square, part.low, part.high, part.zeros, part.variation, 1.0)
-                return Pending(x.numel(), known, samples, (0.0, 0.0) if units else None, part.seen)
+                return Pending(x.numel(), known, samples, (0.0, 0.0) if units else None, seen=part.seen)
         read = _on_cpu if x.device.type == "cpu" else _on_device
         numbers, common = read(x, rows if samples else None)
         if not units:
