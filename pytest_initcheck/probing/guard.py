@@ -34,6 +34,10 @@ def untouched(model: nn.Module, *, tensors: Iterable[Tensor] = (), also: Iterabl
     return Guard(model, tensors, also)
 
 
+#: Called before anything is guarded: what somebody of ours has switched for a while must not be what is put back.
+BEFORE: list[Callable[[], object]] = []
+
+
 class Guard:
     """See :func:`untouched`; :meth:`mark` and :meth:`rewind` give every pass in between the same start.
 
@@ -54,6 +58,8 @@ class Guard:
         self.holds_graph = False
 
     def __enter__(self) -> Guard:
+        for ready in list(BEFORE):
+            ready()
         with self._exit:
             # Undone in reverse order, each step whatever became of the others.
             self._exit.callback(switches_kept())
