@@ -35,7 +35,7 @@ def told(name: str, expected: str, ask: Callable[[], Any], *, within: float = 30
     except ProbeError as error:
         said = str(error)
     if expected not in said or "\n" in said or time.monotonic() - started > within:
-        print(f"rank {RANK}: {name}: {said}", flush=True)
+        print(f"rank {RANK}: {name}: {said}\n", end="", flush=True)
 
 
 told("other models", "holds another model", lambda: check_init(fsdp(Net(d=32 if RANK else 64), MESH), ids(), timeout=5))
@@ -47,4 +47,4 @@ if RANK == 0:
     told("one calls", "waited in vain", lambda: check_init(left, ids(), timeout=2))
 dist.destroy_process_group()
 told("no process group", "no process group is there", lambda: check_init(left, ids()))
-print(f"rank {RANK} done", flush=True)
+print(f"rank {RANK} done\n", end="", flush=True)

@@ -31,7 +31,7 @@ MESH = init_device_mesh("cpu", (RANKS,))
 
 def told(name: str, right: bool, what: Any = "") -> None:
     if not right:
-        print(f"rank {RANK}: {name}: {what}", flush=True)
+        print(f"rank {RANK}: {name}: {what}\n", end="", flush=True)
 
 
 def errors(model: Any, inputs: Tensor | None = None) -> dict[str, tuple[str, ...]]:
@@ -198,4 +198,4 @@ DTensor.full_tensor = full_tensor  # type: ignore[method-assign]
 told("memory", 0 < most < 0.45 * size, f"{most} of {size} elements were gathered at once")
 
 dist.destroy_process_group()
-print(f"rank {RANK} done", flush=True)
+print(f"rank {RANK} done\n", end="", flush=True)

@@ -68,14 +68,14 @@ def main(wanted: str, sick: list[str]) -> None:
             wrong += [f"{n} was changed" for n, v in values(model).items() if not torch.equal(v, before[n])]
             wrong += ["a gradient was left"] if any(p.grad is not None for p in model.parameters()) else []
             for line in wrong:
-                print(f"rank {rank}: {name}, {kind}: {line}", flush=True)
+                print(f"rank {rank}: {name}, {kind}: {line}\n", end="", flush=True)
             # It still trains: what FSDP and DDP keep between passes is in order.
             if kind == "healthy":
                 model(ids()).float().square().mean().backward()
                 if all(p.grad is None for p in model.parameters()):
-                    print(f"rank {rank}: {name}: no gradient after the check", flush=True)
+                    print(f"rank {rank}: {name}: no gradient after the check\n", end="", flush=True)
     dist.destroy_process_group()
-    print(f"rank {rank} done", flush=True)
+    print(f"rank {rank} done\n", end="", flush=True)
 
 
 main(sys.argv[1], sys.argv[2:])
