@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from ..race_records import Race
+from ..race_records import YOURS, Race
 from ..records import Finding, Severity
 from ..words import number
 from .blame import LISTED
@@ -112,16 +112,19 @@ def settled(case: Case, found: Iterable[Finding]) -> Iterator[Finding]:
         yield from found
         return
     told = race.outcome == "lost" and accused(found)
+    asked = any(h.task == YOURS for h in race.heats)
     for f in found:
         if f.rule == "outperformed" and told:  # a finding that says what is wrong says by how much, too
             continue
-        if f.rule not in CONTESTED or f.severity != "error":
+        # What your own loss is learned with is nothing to be warned of.
+        mild = f.severity == "note" or (f.severity == "warning" and not (asked and race.outcome == "held"))
+        if f.rule not in CONTESTED or mild:
             yield f
         elif race.outcome == "lost":
             yield replace(f, summary=f"{f.summary}; {race.words}", fix=race.fix)
         else:
             summary = f"{f.summary}; but it learns: {race.words}"
-            yield replace(f, severity="note" if race.learned else CONTESTED[f.rule], summary=summary, fix="")
+            yield replace(f, severity="note" if asked or race.learned else CONTESTED[f.rule], summary=summary, fix="")
 
 
 @rule(
