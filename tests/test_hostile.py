@@ -477,7 +477,7 @@ def test_an_exception_at_any_call_leaves_everything_as_it_was(kind: type[BaseExc
         assert raw(x) == raw(X)
         if next(model.tick) <= model.n:  # it was never called that often
             break
-        calls += 1
+        calls += 1 if calls < 40 else 29  # a race makes hundreds, each as the one before
     assert calls >= (30 if sick else 2)
 
 
