@@ -43,6 +43,11 @@ ARRIVED, ARRIVED_BY_HEART = 0.5, 0.85
 StartValues = Mapping[str, Tensor]
 
 
+def out_of_memory(error: Exception) -> bool:
+    """Whether ``error`` says that there is no memory left."""
+    return isinstance(error, MemoryError) or "out of memory" in str(error).lower()
+
+
 @dataclass
 class Spent:
     """What it cost so far, and may at most."""
@@ -98,7 +103,14 @@ class Course:
                 with torch.inference_mode(False), torch.enable_grad():
                     self.spent.one()
                     raw, inputs = self._pass(step)
-                    loss = self.task.loss(raw, probed.select(raw), inputs)
+                    try:
+                        loss = self.task.loss(raw, probed.select(raw), inputs)
+                    except (
+                        Exception
+                    ) as error:  # it had a value as it is; a distribution may refuse what these weights make
+                        if out_of_memory(error):
+                            raise
+                        return
                     value = float(loss.detach())
                     if not math.isfinite(value):
                         return
