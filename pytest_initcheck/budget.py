@@ -27,9 +27,16 @@ class TimeBudget:
         self._started = time.perf_counter(), time.process_time()
 
     @classmethod
-    def of(cls, limits: str) -> TimeBudget:
-        """Return the budget that the setting ``time_budget`` asks for: ``"60x,20s"``, ``"60x"``, ``"20s"`` or ``"none"``."""
+    def of(cls, limits: str, *, clock: bool = True) -> TimeBudget:
+        """Return the budget that the setting ``time_budget`` asks for: ``"60x,20s"``, ``"60x"``, ``"20s"`` or ``"none"``.
+
+        Args:
+            limits: the setting.
+            clock: whether seconds count; where they do not, and no steps are given, there is no limit.
+        """
         given = {part[-1]: float(part[:-1]) for part in limits.split(",") if part != "none"}
+        if not clock:
+            given.pop("s", None)
         return cls(given.get("x", 0.0), given.get("s", 0.0)) if given else cls()
 
     def spend(self, *, forward: int = 0, backward: int = 0) -> None:

@@ -8,6 +8,7 @@ from functools import partial
 
 import torch
 from torch import nn
+from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 
 from .budget import TimeBudget
 from .probing.guard import untouched
@@ -175,11 +176,16 @@ def _tried(model: nn.Module, change: Whole, judge: Recheck, others: set[str]) ->
         with untouched(model) as guard:
             guard.backup_parameters()
 
+            def changed() -> str:
+                # A graph that the user holds must not take its weights for changed once they are put back.
+                with _unsafe_preserve_version_counter(tuple(model.parameters())):
+                    return change(model)
+
             def again() -> None:
                 guard.restore_parameters()
-                change(model)
+                changed()
 
-            text = change(model)
+            text = changed()
             # What was not decided of it is no cure.
             left = {f.rule for f in judge(model, again) if f.severity == "error" or f.rule == "undecided"}
     except Exception:  # what cannot be given other weights (a lazy layer), or run with them, cannot be cured by them

@@ -11,6 +11,8 @@ from .words import number
 #: ``"lost"``: a repaired copy does clearly better; ``"held"``: none does, and the model learned; ``"open"``: neither can be said.
 Ending = Literal["lost", "held", "open"]
 
+#: What the task is called that the user's loss sets.
+YOURS = "your loss"
 #: Share of the error after which a model has learned a task.
 LEARNED = 0.5
 
@@ -48,6 +50,7 @@ class Race:
         passes: training steps that were run, of all that ran.
         runs: pairs of a start and a rate that were run.
         told: why it is open, in words.
+        cut: whether the time budget was spent before a doubt was settled.
     """
 
     outcome: Ending
@@ -58,6 +61,7 @@ class Race:
     passes: int = 0
     runs: int = 0
     told: str = ""
+    cut: bool = False
 
     @property
     def learned(self) -> bool:

@@ -247,10 +247,18 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         "time_budget",
-        "110x,20s",
+        "200x,20s",
         _budget,
         "what an unclear model may cost: bare steps (60x), seconds (20s), both, or none",
         "LIMITS",
+    ),
+    Setting(
+        "timeout",
+        120,
+        _integer(1),
+        "seconds that a rank of a distributed model is waited for",
+        "SECONDS",
+        reported=False,
     ),
     Setting(
         "debug",
@@ -281,7 +289,8 @@ class Settings:
     frozen: tuple[str, ...] = ()
     fail_on: str = "error"
     deferred: str | None = None
-    time_budget: str = "110x,20s"
+    time_budget: str = "200x,20s"
+    timeout: int = 120
     debug: bool = False
     #: Settings that somebody gave and that bear on the report, by name: what the reproduction line shows.
     given: Mapping[str, Any] = field(default_factory=dict, compare=False)

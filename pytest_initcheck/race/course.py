@@ -10,7 +10,9 @@ from statistics import median
 import torch
 from torch import Tensor
 
+from ..budget import TimeBudget
 from ..errors import ProbeError
+from ..probing.memory import is_dense
 from ..response.adam import Adam
 from ..response.exchange import replaced
 from ..response.perturb import Push
@@ -41,17 +43,23 @@ ARRIVED, ARRIVED_BY_HEART = 0.5, 0.85
 StartValues = Mapping[str, Tensor]
 
 
+def out_of_memory(error: Exception) -> bool:
+    """Whether ``error`` says that there is no memory left."""
+    return isinstance(error, MemoryError) or "out of memory" in str(error).lower()
+
+
 @dataclass
 class Spent:
-    """What it cost so far, and may at most."""
+    """What it cost so far, and may at most: so many passes, and what is left of the check's own budget."""
 
     limit: float
+    budget: TimeBudget
     passes: int = 0
     runs: int = 0
 
     def one(self) -> None:
         self.passes += 1
-        if self.passes > self.limit:
+        if self.passes > self.limit or self.budget.left <= 0:
             raise TooLong
 
 
@@ -96,7 +104,14 @@ class Course:
                 with torch.inference_mode(False), torch.enable_grad():
                     self.spent.one()
                     raw, inputs = self._pass(step)
-                    loss = self.task.loss(raw, probed.select(raw), inputs)
+                    try:
+                        loss = self.task.loss(raw, probed.select(raw), inputs)
+                    except (
+                        Exception
+                    ) as error:  # it had a value as it is; a distribution may refuse what these weights make
+                        if out_of_memory(error):
+                            raise
+                        return
                     value = float(loss.detach())
                     if not math.isfinite(value):
                         return
@@ -115,9 +130,10 @@ class Course:
         generator = torch.Generator().manual_seed(self.push.seed + 3 + noise)
         fresh = self.task.fresh
         inputs = mixed(given, probed.batch, generator) if fresh else jittered(given, JITTER, generator)
+        seen = [x.detach().clone() if is_dense(x) else x for x in inputs]  # the model may free what it is given
         swap = {id(old): new for old, new in zip(given, inputs, strict=True) if new is not old}
         raw = probed.rerun_raw(replaced(probed.call.args, swap), replaced(probed.call.kwargs, swap), noise=noise)
-        return raw, inputs
+        return raw, seen
 
     def gone(self, loss: float) -> float:
         """Share of the error that is gone, negative where there is more of it; of a loss without end, by how much it fell."""

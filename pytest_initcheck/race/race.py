@@ -19,7 +19,7 @@ import torch
 from ..race_records import Heat, Race
 from ..response.perturb import Push, rms
 from .copies import Copies, Repair
-from .course import STEPS, Course, Spent, StartValues, TooLong
+from .course import STEPS, Course, Spent, StartValues, TooLong, out_of_memory
 from .tasks import Task
 
 #: A copy does clearly better when the model comes less than this share of its way, which is what harm means.
@@ -86,15 +86,18 @@ def race(
         steps: optimizer steps of a heat.
         limit: passes that may be spent.
     """
-    spent = Spent(limit)
+    budget = push.probed.budget
+    spent = Spent(limit, budget)
     courses = [Course(push, task, spent, steps) for task in tasks]
     try:
         return _raced(push, courses, Copies(push, [whole, *list(edits)[:EDITS]]), spent, accused=accused)
     except TooLong:
-        told = f"race: given up after {spent.passes - 1} training steps, so the first look decides"
-        return Race("open", passes=spent.passes, runs=spent.runs, told=told)
+        short = spent.passes <= limit
+        why = f"the time budget ({budget}) is spent" if short else "given up"
+        told = f"race: {why} after {spent.passes - 1} training steps, so the first look decides"
+        return Race("open", passes=spent.passes, runs=spent.runs, told=told, cut=short and not accused)
     except (RuntimeError, MemoryError) as error:
-        if not isinstance(error, MemoryError) and "out of memory" not in str(error).lower():
+        if not out_of_memory(error):
             raise
         return Race("open", passes=spent.passes, runs=spent.runs, told="race: out of memory, so the first look decides")
     finally:

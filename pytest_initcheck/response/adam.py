@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..probing.probe import gradients
+from ..sharding.layout import is_sharded, local
 
 #: Betas and epsilon (Kingma and Ba 2015).
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
@@ -42,7 +43,12 @@ class Adam:
         """Go back through ``loss`` and move every parameter that gets a gradient."""
         self._steps += 1
         self._arrived.clear()
-        large = [(i, p) for i, p in enumerate(self._parameters) if p.numel() > SMALL and p.requires_grad]
+        # What lies on several ranks arrives as the sum of what they hold.
+        large = [
+            (i, p)
+            for i, p in enumerate(self._parameters)
+            if p.numel() > SMALL and p.requires_grad and not is_sharded(p)
+        ]
         handles = [p.register_hook(partial(self._take, i)) for i, p in large]
         try:
             found = gradients([loss], self._parameters, None, retain_graph=retain_graph)
@@ -55,13 +61,13 @@ class Adam:
                 if gradient is None:
                     continue
                 if i not in self._arrived and gradient.numel() > SMALL:
-                    self._take(i, gradient)  # a sparse one
+                    self._take(i, local(gradient.detach()))  # a sparse one, or one of several ranks
                 if i in self._arrived:
                     self._move(i)
                 else:
                     groups.setdefault((gradient.dtype, gradient.device), []).append(i)
             for members in groups.values():
-                self._together(members, [g.detach() for i in members if (g := found[i]) is not None])
+                self._together(members, [local(g.detach()) for i in members if (g := found[i]) is not None])
 
     def _take(self, i: int, gradient: Tensor) -> Tensor | None:
         """Bring a gradient into the moments, and leave in its place zeros that take no memory."""
@@ -82,7 +88,7 @@ class Adam:
         return gradient.new_zeros(()).expand(gradient.shape)
 
     def _move(self, i: int) -> None:
-        parts = map(blocks, (self._parameters[i].data, self._first[i], self._second[i]))
+        parts = map(blocks, (local(self._parameters[i].data), self._first[i], self._second[i]))
         for value, first, second in zip(*parts, strict=True):
             wide = first if first.is_complex() else first.float()
             value.add_(wide.div(second.float().add_(EPSILON)).to(value.dtype), alpha=-self._rate)
@@ -93,7 +99,7 @@ class Adam:
                 self._first[i] = torch.zeros_like(gradient)
                 self._second[i] = torch.zeros_like(gradient.real if gradient.is_complex() else gradient)
         first, second = [self._first[i] for i in members], [self._second[i] for i in members]
-        values = [self._parameters[i].data for i in members]
+        values = [local(self._parameters[i].data) for i in members]
         complex_ = gradients[0].is_complex()
         sizes = [(g * g.conj()).real for g in gradients] if complex_ else torch._foreach_mul(gradients, gradients)
         torch._foreach_lerp_(first, gradients, 1 - BETA1)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..probing.probe import centred, gradients
+from ..sharding.layout import gathered, is_sharded
 from ..words import named_error
 from .exchange import replaced
 from .perturb import Push, rms
@@ -70,6 +71,8 @@ def _pulls(push: Push) -> dict[str, float]:
 
 def _product(one: Tensor, other: Tensor) -> float:
     """The sum of the products of two tensors, in double precision block by block."""
+    if is_sharded(one) or is_sharded(other):
+        return float(gathered((one.double() * other.double()).sum()))
     pairs = zip(one.flatten().split(_BLOCK), other.flatten().split(_BLOCK), strict=True)
     return sum(float(torch.dot(x.double(), y.double())) for x, y in pairs)
 

@@ -10,12 +10,15 @@ from .blame import for_silence, for_size
 from .function import silent
 from .registry import Case, finding, rule
 
+#: What to do about it.
+MORE = "give more to decide: time_budget=none lifts the limit"
+
 
 @rule(
     "undecided",
     family="function",
     severity="warning",
-    threshold="the first look was not clear, and the time budget was spent before the fit that decides had all its steps",
+    threshold="the first look was not clear, and the time budget was spent before the fit or the race that decides had all its steps",
     evidence="the steps are counted, so that the same model is cut off at the same step on every machine; a machine that manages more "
     "within the budget's seconds is not cut off",
     limits="a larger time_budget decides; where nobody looks at warnings, fail_on=warning keeps such a model from passing",
@@ -23,15 +26,27 @@ from .registry import Case, finding, rule
 def undecided(case: Case) -> Iterator[Finding]:
     """Whether the model trains is not known: asking was stopped by the time budget."""
     r = case.response
-    if r.cut is None or (case.race is not None and case.race.outcome != "open"):
+    race = case.race
+    if race is not None and race.outcome != "open":
         return
     blame = for_silence(case) if silent(case) else for_size(case)
-    yield finding(
-        "undecided",
-        "warning",
-        blame.names,
-        f"the time budget ({case.settings.time_budget}) was spent while {number(100 * r.cut)} % of a fit's error were left",
-        evidence={"left": r.cut, "fit_steps": r.fit_steps, "budget": case.settings.time_budget},
-        cause=blame.cause,
-        advice="give more to decide: time_budget=none lifts the limit",
-    )
+    if race is not None and race.cut:
+        yield finding(
+            "undecided",
+            "warning",
+            blame.names,
+            f"the time budget ({case.settings.time_budget}) was spent while this model was raced against repaired copies",
+            evidence={"passes": race.passes, "budget": case.settings.time_budget},
+            cause=blame.cause,
+            advice=MORE,
+        )
+    elif r.cut is not None:
+        yield finding(
+            "undecided",
+            "warning",
+            blame.names,
+            f"the time budget ({case.settings.time_budget}) was spent while {number(100 * r.cut)} % of a fit's error were left",
+            evidence={"left": r.cut, "fit_steps": r.fit_steps, "budget": case.settings.time_budget},
+            cause=blame.cause,
+            advice=MORE,
+        )

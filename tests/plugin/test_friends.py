@@ -122,7 +122,8 @@ def test_xdist_each(project: pytest.Pytester):
 
     result = run(project, "xdist", "-n", "2", "--dist", "each")
 
-    assert result.parseoutcomes() == {name: 2 * count for name, count in OUTCOMES.items()}
+    twice = {name: 2 * count for name, count in OUTCOMES.items()}
+    assert result.parseoutcomes() == {**twice, "unhealthy": OUTCOMES["unhealthy"]}  # workers' findings are one
     assert found(project) == {**CONFIGURED, **CALLED}
     told_once(result, *FINDINGS)
 
@@ -203,8 +204,8 @@ def test_cov(project: pytest.Pytester, workers: tuple[str, ...]):
     assert result.parseoutcomes() == OUTCOMES
     assert found(project) == {**CONFIGURED, **CALLED}
     told_once(result, *FINDINGS)
-    # Of zoo.py nobody calls Raises.forward, boom and number.
-    result.stdout.fnmatch_lines(["test_suite.py * 0 * 100%", "zoo.py * 3 * 82% * 15, 18, 21"])
+    # Of zoo.py nobody calls Raises.forward, boom, number and meta.
+    result.stdout.fnmatch_lines(["test_suite.py * 0 * 100%", "zoo.py * 4 * 79% * 15, 18, 21, 24"])
 
 
 def test_hypothesis(project: pytest.Pytester):
