@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -178,7 +179,9 @@ def _tried(model: nn.Module, change: Whole, judge: Recheck, others: set[str]) ->
 
             def changed() -> str:
                 # A graph that the user holds must not take its weights for changed once they are put back.
-                with _unsafe_preserve_version_counter(tuple(model.parameters())):
+                with ExitStack() as versions:
+                    for parameter in model.parameters():
+                        versions.enter_context(_unsafe_preserve_version_counter(parameter))
                     return change(model)
 
             def again() -> None:
