@@ -21,7 +21,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from pytest_initcheck.budget import Budget
+from pytest_initcheck.budget import TimeBudget
 from pytest_initcheck.examine import Request, examine
 from pytest_initcheck.settings import Settings
 
@@ -124,7 +124,7 @@ def bare_step(model: nn.Module, inputs: Tensor) -> None:
 
 def measured(model: nn.Module, inputs: Tensor) -> tuple[float, float, float, str]:
     """Seconds of a bare step, bare steps that the check took, seconds of our own, and the verdict."""
-    budget = Budget.of(Settings().time_budget)
+    budget = TimeBudget.of(Settings().time_budget)
     verdict = ""
 
     def check() -> None:
