@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 
 #: A bare step is one forward and one backward pass; a backward pass takes about as long as two forward passes.
 FORWARD, BACKWARD = 1 / 3, 2 / 3
@@ -47,12 +48,25 @@ class TimeBudget:
     def left(self) -> float:
         """Bare steps that may still be spent: those that are counted, or as many as the seconds left are enough for."""
         counted = max(0.0, self.steps - self.spent)
-        wall, processor = self._started
-        elapsed = min(time.perf_counter() - wall, time.process_time() - processor)
+        elapsed = self._elapsed
         if elapsed >= self.seconds:
             return counted
         pace = self.spent / elapsed if elapsed > 0 else math.inf
         return max(counted, (self.seconds - elapsed) * pace) if self.spent else math.inf
+
+    def halfway(self) -> Callable[[], bool]:
+        """Return what tells whether half of what is left now is spent: half of the steps, and half of the seconds.
+
+        Not half of :attr:`left`: the pace of a few passes promises thousands, and the next import would take them back.
+        """
+        steps = self.spent + max(0.0, self.steps - self.spent) / 2
+        seconds = self._elapsed + max(0.0, self.seconds - self._elapsed) / 2
+        return lambda: self.spent >= steps and self._elapsed >= seconds
+
+    @property
+    def _elapsed(self) -> float:
+        wall, processor = self._started
+        return min(time.perf_counter() - wall, time.process_time() - processor)
 
     def __str__(self) -> str:
         """The limits in words."""

@@ -52,6 +52,27 @@ def named(report: Report, severity: str) -> list[str]:
     return [f.rule for f in report.findings if f.severity == severity]
 
 
+def test_half_of_a_budget_is_half_of_its_steps_and_of_its_seconds_whatever_the_pace(monkeypatch: pytest.MonkeyPatch):
+    now = [0.0]
+    for clock in ("perf_counter", "process_time"):
+        monkeypatch.setattr(budgets.time, clock, lambda: now[0])
+    budget = TimeBudget(200.0, 20.0)
+    budget.spend(forward=1, backward=1)
+    now[0] = 0.001  # a pace of a thousand steps a second
+    spent = budget.halfway()
+
+    now[0] = 5.0  # something was imported
+    budget.spend(forward=1, backward=1)
+    assert not spent()
+    now[0] = 15.0
+    assert not spent(), "half of the steps are left on any machine"
+    budget.spend(forward=100, backward=100)
+    assert spent()
+    now[0] = 5.0
+    assert not spent(), "where the seconds allow more"
+    assert not TimeBudget().halfway()()
+
+
 def test_passes_are_counted_in_bare_steps(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(budgets.time, "perf_counter", lambda: 0.0)
     budget = TimeBudget(2.0)

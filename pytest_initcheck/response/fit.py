@@ -113,8 +113,8 @@ def fit(push: Push, start: Tensor, unit: float, ids: Tensor | None) -> Fit:
     enough = thresholds.FIT_ENOUGH if ids is None else thresholds.TOKEN_FIT_ENOUGH
     taken: int | None = None
     parameters = list(push.parameters.values())
-    best, budget, cut = math.inf, push.probed.budget, False
-    reserve = budget.left / 2 if budget.left < math.inf else 0.0  # a race may be needed, which settles more
+    best, cut = math.inf, False
+    enough_spent = push.probed.budget.halfway()  # a race may be needed, which settles more
     for rate in thresholds.FIT_RATES:
         push.restore()
         adam = Adam(parameters, rate)
@@ -129,7 +129,7 @@ def fit(push: Push, start: Tensor, unit: float, ids: Tensor | None) -> Fit:
             if best < enough or step == thresholds.FIT_STEPS or not output.requires_grad:
                 taken = step
                 break
-            if budget.left <= reserve:
+            if enough_spent():
                 taken, cut = step, True
                 break
             adam.step(loss, retain_graph=push.probed.holds_graph)
