@@ -27,7 +27,7 @@ from .probing.probe import Probed, histograms, run_probe, sample_dim
 from .probing.subject import PARALLEL
 from .race.course import STEPS
 from .race.race import race
-from .race.tasks import tasks
+from .race.tasks import likelihood, tasks
 from .records import ConstructionFault, Finding, NotFinite, Report, Trace
 from .response.again import arrives
 from .response.ask import ask, unanswered
@@ -389,7 +389,8 @@ def _raced(measured: Measured, request: Request, findings: Iterable[Finding]) ->
             push = push_of(probed, guard, seed=settings.seed)
             accused = rules.raced.accused(errors)
             wanted = tasks(push, loss, offsets=accused)
-            shown = race(push, _anew(measured, request), edits, wanted, accused=accused, steps=steps, limit=limit)
+            anew, last = _anew(measured, request), likelihood(push) if loss is None else []
+            shown = race(push, anew, edits, wanted, accused=accused, steps=steps, limit=limit, last=last)
         except ProbeError:
             return case
     told = (shown.told,) if shown.told else ()
