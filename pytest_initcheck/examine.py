@@ -22,7 +22,9 @@ from .probing.guard import untouched
 from .probing.maker import maker_of, singular_of
 from .probing.memory import is_dense
 from .probing.modules import shared_modules
+from .probing.operands import Use
 from .probing.probe import Probed, histograms, run_probe, sample_dim
+from .probing.streamed import Streamed
 from .probing.subject import PARALLEL
 from .race.course import STEPS
 from .race.race import race
@@ -39,8 +41,9 @@ from .response.unreached import unreached_reasons
 from .rules.blame import candidates
 from .rules.culprits import suspects, typical_deviation
 from .rules.named import worst_layers
+from .schemes.distributions import Named
 from .schemes.fill import initialize
-from .schemes.origins import drawn_from
+from .schemes.origins import ROWS, VALUES, drawn_from, origin
 from .settings import Settings
 from .words import first_line, some
 
@@ -61,6 +64,7 @@ class Request:
         extra_rules: rules of other plugins by name.
         race: which models are raced against repaired copies: those in ``"doubt"``, ``"accused"`` ones alone, or ``"none"``.
         fixes: whether an unhealthy model is explained: fixes tried on copies, distributions named, histograms taken.
+        streamed: what is asked in place of the weights, where they are never all in memory; fixes are not tried then.
     """
 
     inputs: Any = None
@@ -70,6 +74,7 @@ class Request:
     extra_rules: Mapping[str, rules.Rule] = field(default_factory=dict)
     race: Literal["doubt", "accused", "none"] = "doubt"
     fixes: bool = True
+    streamed: Streamed | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +106,7 @@ def examine(model: nn.Module, request: Request, faults: Mapping[str, Constructio
         SettingsError, ProbeError: as :func:`~pytest_initcheck.check_init`.
     """
     _refuse(model)
-    measured = _measured_in_any_format(model, request, faults or {})
+    measured = _measured_in_any_format(model, request, {} if faults is None else faults)
     case, settings = measured.case, request.settings
     names = [*case.trace.layers, *case.trace.parameters, *case.unwritten]
     names += [
@@ -117,7 +122,7 @@ def examine(model: nn.Module, request: Request, faults: Mapping[str, Constructio
         case = measured.case
         findings, ignored = rules.judge(case, extra=request.extra_rules)
     trace = case.trace
-    if request.fixes and findings:
+    if request.fixes and findings and request.streamed is None:
         findings = _mended(measured, request, findings)
         trace = _with_histograms(measured, settings, findings)
     return Report(
@@ -141,6 +146,8 @@ def _measured_in_any_format(model: nn.Module, request: Request, faults: Mapping[
     try:
         return _measured(model, request, faults)
     except ProbeError as error:
+        if request.streamed is not None:
+            raise
         if "not implemented for 'Half'" not in str(error) and "not implemented for 'BFloat16'" not in str(error):
             raise
     # This device cannot run the format: measure in float32, where the rules predict what would not fit.
@@ -169,7 +176,7 @@ def _measured(model: nn.Module, request: Request, faults: Mapping[str, Construct
 def _measured_once(model: nn.Module, request: Request, faults: Mapping[str, ConstructionFault]) -> Measured:
     """Everything that touches the model, inside the guard that leaves no trace."""
     settings, loss = request.settings, request.loss
-    subject = _placed(model, settings)
+    subject = _placed(model, settings, streamed=request.streamed is not None)
     given = resolve_inputs(subject, request.inputs, device=settings.device, dtype=settings.dtype, seed=settings.seed)
     alike = _alike(given)
     # Centred over equal samples everything is zero: ask about the output as a whole instead.
@@ -177,8 +184,19 @@ def _measured_once(model: nn.Module, request: Request, faults: Mapping[str, Cons
     with untouched(subject, tensors=call.tensors, also=(call.args, call.kwargs, loss)) as guard:
         guard.backup_parameters()  # a forward pass may write to its own weights
         bounded = bool(settings.activation_std or settings.gradient_std)
-        probed = run_probe(subject, call, guard=guard, loss=loss, seed=settings.seed, mode=settings.mode, exact=bounded)
+        streamed = request.streamed
+        probed = run_probe(
+            subject,
+            call,
+            guard=guard,
+            loss=loss,
+            seed=settings.seed,
+            mode=settings.mode,
+            exact=bounded,
+            streamed=streamed,
+        )
         trace = probed.trace
+        named = None if streamed is None or not request.fixes else _named_as_drawn(streamed, probed)
         not_finite = _not_finite(probed, loss)
         doing("response")
         push = push_of(probed, guard, seed=settings.seed)
@@ -193,7 +211,10 @@ def _measured_once(model: nn.Module, request: Request, faults: Mapping[str, Cons
             reply = replace(reply, with_unit_inputs=pulled.with_unit_inputs)
         nothing = None if loss is None else _loss_of_nothing(probed, loss)
         guard.rewind()  # the last pass may have added to the model, or taken from it
-        origins = drawn_from(probed.model, probed.uses, trace.parameters) if request.fixes else {}
+        if named is not None:
+            origins = named()
+        else:
+            origins = drawn_from(probed.model, probed.uses, trace.parameters) if request.fixes else {}
         parameters = {
             name: replace(
                 p,
@@ -236,8 +257,27 @@ def _measured_once(model: nn.Module, request: Request, faults: Mapping[str, Cons
         absent=absent,
         rounding=rounding,
         shared=shared_modules(probed.model),
+        streamed=streamed is not None,
     )
     return Measured(subject, given, case, dropped)
+
+
+def _named_as_drawn(streamed: Streamed, probed: Probed) -> Callable[[], dict[str, Named]]:
+    """Name the distribution of each weight when it is next in memory; what is returned says which."""
+    found: dict[str, Named] = {}
+
+    def look(name: str, p: Tensor) -> None:
+        record = probed.trace.parameters[name]
+        if record.value is not None and record.value.finite and record.value.count:
+            found[name] = origin(p, record, probed.uses.get(name, Use("other")), sample=VALUES, rows=ROWS)
+
+    finish = streamed.look(look)
+
+    def named() -> dict[str, Named]:
+        finish()
+        return {name: found[name] for name in probed.trace.parameters if name in found}
+
+    return named
 
 
 def _not_finite(probed: Probed, loss: Loss | None) -> NotFinite | None:
@@ -417,7 +457,7 @@ def _refuse(model: nn.Module) -> None:
             )
 
 
-def _placed(model: nn.Module, settings: Settings) -> nn.Module:
+def _placed(model: nn.Module, settings: Settings, *, streamed: bool = False) -> nn.Module:
     """``model`` itself, or a copy on the device and in the dtype that the user asked for."""
     dtype = None
     if settings.dtype is not None:
@@ -426,7 +466,7 @@ def _placed(model: nn.Module, settings: Settings) -> nn.Module:
             raise SettingsError(
                 f"dtype must be a floating dtype such as float32, bfloat16, float16 (got {settings.dtype!r})"
             )
-    if settings.device is None and dtype is None:
+    if (settings.device is None and dtype is None) or streamed:
         return model
     try:
         device = torch.device(settings.device) if settings.device else None

@@ -36,6 +36,7 @@ class Case:
         rounding: weights whose gradient is nothing but rounding, each with its size against the strongest one.
         shared: paths of each module that is registered several times in one place.
         race: whether another initialization learns better; ``None`` where there was no need to ask.
+        streamed: whether the weights were never all in memory, so that no fit was asked.
     """
 
     trace: Trace
@@ -52,6 +53,7 @@ class Case:
     rounding: Mapping[str, float] = field(default_factory=dict)
     shared: Sequence[tuple[str, ...]] = ()
     race: Race | None = None
+    streamed: bool = False
 
 
 Judge = Callable[[Case], Iterable[Finding]]

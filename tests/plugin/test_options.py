@@ -24,6 +24,7 @@ VALUES = {
     "frozen": ("encoder.*", ("encoder.*",), "a b", ("a", "b")),
     "fail_on": ("warning", "warning", "never", "never"),
     "deferred": ("init_weights", "init_weights", "reset", "reset"),
+    "stream": ("layers.*", "layers.*", "true", "true"),
     "debug": ("true", True, "false", False),
 }
 
