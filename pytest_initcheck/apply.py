@@ -15,6 +15,10 @@ from .records import Report
 from .schemes.draws import Draw
 from .schemes.fill import Patterns, carry_out, plan_for, put_back_unless_done
 from .schemes.plan import Plan
+from .settings import Settings
+from .sharding.layout import is_distributed
+from .sharding.verdict import as_one
+from .sharding.world import current
 from .words import plural
 
 
@@ -67,6 +71,12 @@ def apply_init(
     if seed is not None and generator is not None:
         raise SettingsError("seed and generator exclude each other; pass one of them")
     generator = torch.Generator().manual_seed(seed) if seed is not None else generator
+    if isinstance(model, nn.Module) and current() is None and is_distributed(model):
+        arguments: dict[str, Any] = {"include": include, "exclude": exclude, "generator": generator, "dry_run": dry_run}
+        arguments |= {"verify": verify, "loss": loss, "tolerance": tolerance, "passes": passes, **options}
+        return as_one(model, Settings().timeout, lambda: apply_init(model, scheme, inputs, **arguments), str)
+    if generator is None and (world := current()) is not None:
+        generator = world.generator()
     planned = plan_for(model, scheme, inputs, options, include=include, exclude=exclude, origins=dry_run)
     if dry_run and not planned.on_data:
         return planned.plan

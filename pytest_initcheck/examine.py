@@ -15,9 +15,9 @@ from torch.nn.parameter import UninitializedParameter
 from . import rules, thresholds
 from .errors import ProbeError, SettingsError
 from .mend import Whole, edits_of, mend
-from .models.inputs import resolve_inputs
+from .models.inputs import describe, resolve_inputs
 from .phases import doing, told_to
-from .probing.call import Call
+from .probing.call import Call, walk
 from .probing.guard import untouched
 from .probing.maker import maker_of, singular_of
 from .probing.memory import is_dense
@@ -32,6 +32,7 @@ from .race.tasks import tasks
 from .records import ConstructionFault, Finding, NotFinite, Report, Trace
 from .response.again import arrives
 from .response.ask import ask, unanswered
+from .response.exchange import replaced
 from .response.perturb import push_of
 from .response.recurrence import carried, shut_gates
 from .response.rounding import rounding_only
@@ -43,8 +44,12 @@ from .rules.culprits import suspects, typical_deviation
 from .rules.named import worst_layers
 from .schemes.distributions import Named
 from .schemes.fill import initialize
-from .schemes.origins import ROWS, VALUES, drawn_from, origin
+from .schemes.origins import ROWS, VALUES, drawn_from, origin, spread_with_origins
 from .settings import Settings
+from .sharding.batches import shared
+from .sharding.layout import is_distributed, kind_of
+from .sharding.verdict import one_report
+from .sharding.world import current
 from .words import first_line, some
 
 Loss = Callable[[Any], Tensor]
@@ -105,10 +110,12 @@ def examine(model: nn.Module, request: Request, faults: Mapping[str, Constructio
     Raises:
         SettingsError, ProbeError: as :func:`~pytest_initcheck.check_init`.
     """
+    if current() is None and is_distributed(model):
+        return one_report(model, request.settings.timeout, lambda whole: examine(whole, request, faults))
     _refuse(model)
     measured = _measured_in_any_format(model, request, {} if faults is None else faults)
     case, settings = measured.case, request.settings
-    names = [*case.trace.layers, *case.trace.parameters, *case.unwritten]
+    names = [*case.trace.layers, *case.trace.parameters, *case.unwritten, *(s.name for s in case.spread)]
     names += [
         *([case.not_finite.layer] if case.not_finite and case.not_finite.layer else []),
         *(s.name for s in case.strays),
@@ -122,11 +129,11 @@ def examine(model: nn.Module, request: Request, faults: Mapping[str, Constructio
         case = measured.case
         findings, ignored = rules.judge(case, extra=request.extra_rules)
     trace = case.trace
-    if request.fixes and findings and request.streamed is None:
+    if request.fixes and findings and request.streamed is None and not _sharded():
         findings = _mended(measured, request, findings)
         trace = _with_histograms(measured, settings, findings)
     return Report(
-        model=request.name or type(model).__name__,
+        model=request.name or kind_of(model),
         ok=rules.passes(findings, settings.fail_on),
         findings=tuple(findings),
         ignored=tuple(ignored),
@@ -178,6 +185,7 @@ def _measured_once(model: nn.Module, request: Request, faults: Mapping[str, Cons
     settings, loss = request.settings, request.loss
     subject = _placed(model, settings, streamed=request.streamed is not None)
     given = resolve_inputs(subject, request.inputs, device=settings.device, dtype=settings.dtype, seed=settings.seed)
+    given, looked_at = _together(given)
     alike = _alike(given)
     # Centred over equal samples everything is zero: ask about the output as a whole instead.
     call = replace(given, batch=None) if alike else given
@@ -215,6 +223,7 @@ def _measured_once(model: nn.Module, request: Request, faults: Mapping[str, Cons
             origins = named()
         else:
             origins = drawn_from(probed.model, probed.uses, trace.parameters) if request.fixes else {}
+        lying = spread_with_origins(probed, trace, origins)
         parameters = {
             name: replace(
                 p,
@@ -239,7 +248,7 @@ def _measured_once(model: nn.Module, request: Request, faults: Mapping[str, Cons
     trace = replace(
         trace,
         parameters=parameters,
-        unseen=(*trace.unseen, *_not_judged(given), *answer.unseen, *pulled.unseen, *unasked),
+        unseen=(*trace.unseen, *looked_at, *_not_judged(given), *answer.unseen, *pulled.unseen, *unasked),
         equal_samples=alike,
         loss_of_zero_output=nothing,
     )
@@ -257,6 +266,7 @@ def _measured_once(model: nn.Module, request: Request, faults: Mapping[str, Cons
         absent=absent,
         rounding=rounding,
         shared=shared_modules(probed.model),
+        spread=lying,
         streamed=streamed is not None,
     )
     return Measured(subject, given, case, dropped)
@@ -280,13 +290,45 @@ def _named_as_drawn(streamed: Streamed, probed: Probed) -> Callable[[], dict[str
     return named
 
 
+def _sharded() -> bool:
+    """Whether parameters are split over ranks: such a model cannot be copied."""
+    world = current()
+    return world is not None and world.sharded
+
+
+def _together(call: Call) -> tuple[Call, tuple[str, ...]]:
+    """The call that every rank makes, and in words what became of the inputs of each."""
+    world = current()
+    if world is None:
+        return call, ()
+    given = call.tensors
+    values, told = shared(world, given, [sample_dim(t, call.batch) for t in given])
+    swap = {id(t): v for t, v in zip(given, values, strict=True)}
+    args, kwargs = replaced(call.args, swap), replaced(call.kwargs, swap)
+    described = tuple(describe(name, t) for name, t in walk((args, kwargs)))
+    sizes = [v.shape[d] for t, v in zip(given, values, strict=True) if (d := sample_dim(t, call.batch)) is not None]
+    batch = sizes[0] if sizes else call.batch
+    return replace(call, args=args, kwargs=kwargs, described=described, batch=batch), (told,)
+
+
 def _not_finite(probed: Probed, loss: Loss | None) -> NotFinite | None:
     """What made the output, or else a gradient, not finite; asked only where one is."""
     trace = probed.trace
+    if _sharded():
+        return _not_finite_of_parts(trace)
     if trace.output is not None and not trace.output.finite:
         return maker_of(probed)
     sound = all(p.gradient is None or p.gradient.finite for p in trace.parameters.values())
     return None if sound else singular_of(probed, loss)
+
+
+def _not_finite_of_parts(trace: Trace) -> NotFinite | None:
+    """The layer that meets an infinite weight: each rank sees operations on its own part, and what is not finite may be on one alone."""
+    odd = [p.value for p in trace.parameters.values() if p.value is not None and not p.value.finite]
+    first = next((x for x in trace.layers.values() if x.leaf and not x.activation.finite), None)
+    if not odd or first is None or any(math.isnan(v.min) or math.isnan(v.max) for v in odd):
+        return None
+    return NotFinite(first.name, first.operation or first.kind, f"{first.kind} of infinite values")
 
 
 def _not_judged(call: Call) -> list[str]:
@@ -323,6 +365,8 @@ def _loss_of_nothing(probed: Probed, loss: Loss) -> float | None:
 
 def _worth_a_race(case: rules.Case, request: Request, findings: Iterable[Finding]) -> bool:
     findings = list(findings)
+    if current() is not None:
+        return False  # copies of their own are what the ranks would race, and of a model that is split there are none
     if request.race == "none" or (request.race == "accused" and not rules.raced.accused(findings)):
         return False
     return rules.raced.unclear(case, findings)
@@ -348,6 +392,8 @@ def _raced(measured: Measured, request: Request, findings: Iterable[Finding]) ->
         except ProbeError:
             return case
     told = (shown.told,) if shown.told else ()
+    if not request.fixes:
+        shown = replace(shown, fix="")
     return replace(case, trace=replace(case.trace, unseen=(*case.trace.unseen, *told)), race=shown)
 
 
@@ -430,14 +476,8 @@ def _with_histograms(measured: Measured, settings: Settings, findings: Iterable[
 
 def _refuse(model: nn.Module) -> None:
     """Raise for a model whose weights are not here."""
-    kind = type(model).__name__
+    kind = kind_of(model)
     for name, parameter in model.named_parameters():
-        home = type(parameter.data).__module__
-        if home.startswith("torch.distributed") or type(model).__module__.startswith("torch.distributed.fsdp"):
-            raise ProbeError(
-                f"the weights of {kind} are sharded over processes ({name}), which is not supported yet: "
-                "check the model before it is sharded"
-            )
         if parameter.is_meta:
             raise ProbeError(
                 f"{name} of {kind} is on the meta device and has no values: check the model after to_empty() and its "
@@ -473,6 +513,11 @@ def _placed(model: nn.Module, settings: Settings, *, streamed: bool = False) -> 
         first = next(iter(model.parameters()), None)
         if first is not None and (device is None or first.device == device) and (dtype is None or first.dtype == dtype):
             return model
+        if _sharded():
+            raise SettingsError(
+                "device and dtype ask for a copy, and a model that is split over ranks cannot be copied: shard it on that device, "
+                "with a mixed precision policy"
+            )
         return copy.deepcopy(model).to(device=device, dtype=dtype)
     except (RuntimeError, AssertionError) as error:
         reason = first_line(error)

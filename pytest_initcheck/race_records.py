@@ -11,6 +11,8 @@ from .words import number
 #: ``"lost"``: a repaired copy does clearly better; ``"held"``: none does, and the model learned; ``"open"``: neither can be said.
 Ending = Literal["lost", "held", "open"]
 
+#: What the task is called that the user's loss sets.
+YOURS = "your loss"
 #: Share of the error after which a model has learned a task.
 LEARNED = 0.5
 

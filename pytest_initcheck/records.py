@@ -251,6 +251,36 @@ class ConstructionFault:
 
 
 @dataclass(frozen=True, slots=True)
+class Spread:
+    """How one parameter or buffer of a distributed model lies on the ranks.
+
+    Attributes:
+        name: dotted name.
+        buffer: whether it is a buffer.
+        split: whether ranks hold parts of it, rather than all of it.
+        differing: ranks whose part is not what the first rank with the same part has.
+        copies: share of the parts that are bit for bit another part, of those that are not constant.
+        holders: the first rank that holds each part of 64 values or more, in the order of the parts.
+        counts, means, stds, kurtoses: of these parts.
+        local_origin: the scheme whose values these are for the fans of one rank's part and not for the whole one's; ``""`` if none is.
+        local_factor: factor by which the std is off then.
+    """
+
+    name: str
+    buffer: bool = False
+    split: bool = False
+    differing: tuple[int, ...] = ()
+    copies: float = 0.0
+    holders: tuple[int, ...] = ()
+    counts: tuple[int, ...] = ()
+    means: tuple[float, ...] = ()
+    stds: tuple[float, ...] = ()
+    kurtoses: tuple[float, ...] = ()
+    local_origin: str = ""
+    local_factor: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class Stray:
     """A tensor that requires a gradient, and gets one, but is not among ``model.parameters()``.
 

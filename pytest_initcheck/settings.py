@@ -250,6 +250,14 @@ SETTINGS: tuple[Setting, ...] = (
         bare="true",
     ),
     Setting(
+        "timeout",
+        120,
+        _integer(1),
+        "seconds that a rank of a distributed model is waited for",
+        "SECONDS",
+        reported=False,
+    ),
+    Setting(
         "debug",
         False,
         _switch,
@@ -279,6 +287,7 @@ class Settings:
     fail_on: str = "error"
     deferred: str | None = None
     stream: str | None = None
+    timeout: int = 120
     debug: bool = False
     #: Settings that somebody gave and that bear on the report, by name: what the reproduction line shows.
     given: Mapping[str, Any] = field(default_factory=dict, compare=False)

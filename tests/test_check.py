@@ -146,7 +146,7 @@ def test_nothing_of_the_users_changes(make: Any, mode: str, unchanged: Any) -> N
     check_init(unchanged(model, X), X, mode=mode)
 
 
-@pytest.mark.parametrize("at", [1, 2, 3])
+@pytest.mark.parametrize("at", [1, 2])
 def test_nothing_changes_when_a_forward_raises_on_some_pass(at: int, unchanged: Any) -> None:
     with pytest.raises(ProbeError, match="not today"):
         check_init(unchanged(Raises(at), X), X)

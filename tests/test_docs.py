@@ -51,6 +51,7 @@ _PROGRAMS = {
     "initcheck": [sys.executable, "-m", "pytest_initcheck"],
     "pytest": [sys.executable, "-m", "pytest", "-p", "no:cacheprovider"],
     "python": [sys.executable],
+    "torchrun": [sys.executable, "-m", "torch.distributed.run"],
 }
 
 

@@ -477,7 +477,7 @@ def test_an_exception_at_any_call_leaves_everything_as_it_was(kind: type[BaseExc
         assert raw(x) == raw(X)
         if next(model.tick) <= model.n:  # it was never called that often
             break
-        calls += 1
+        calls += 1 if calls < 40 else 29  # a race makes hundreds, each as the one before
     assert calls >= (30 if sick else 2)
 
 
@@ -550,6 +550,8 @@ def test_an_interruption_while_things_are_put_back_waits() -> None:
             self.counter.add_(1)
             return super().forward(x) + self.random.random()
 
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        pytest.skip("started with interruptions ignored, as a background job is")
     model = Drawing()
     before, generator = weights(model), torch.get_rng_state()
 

@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS = (
     ("errors", "phases", "race_records", "records", "settings", "thresholds", "gain_table", "words"),
     ("rules",),
+    ("sharding",),
     ("probing",),
     ("models", "response"),
     ("race",),

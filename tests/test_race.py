@@ -194,6 +194,22 @@ def test_the_winner_says_which_parameters_it_changed_and_by_how_much():
     assert 100 < found.apart["4.weight"] < 300
 
 
+def test_a_loss_that_refuses_what_training_makes_of_the_output_breaks_a_run_off():
+    values = torch.randn(32, 4, generator=torch.Generator().manual_seed(2))
+    start = large_head(2000.0)(vectors()).detach()
+
+    def refuses(output: Tensor) -> Tensor:
+        now = output.detach()
+        if bool((now != now[0]).any()) and not torch.allclose(now, start, rtol=1e-3):
+            raise ValueError("Expected parameter scale to satisfy the constraint")
+        return nn.functional.mse_loss(output, values)
+
+    report = check_init(large_head(2000.0), vectors(), loss=refuses)
+
+    assert errors(report)
+    assert report.race is not None
+
+
 # -- the loss of a constant
 
 

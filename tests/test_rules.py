@@ -236,6 +236,7 @@ SICK_AND_TWIN: dict[str, tuple[str, Callable[[], Any], Callable[[], Any], dict[s
     "activation-std": ("error", lambda: mlp(gain=0.5), mlp, {"activation_std": (0.1, 10.0)}),
     "gradient-std": ("error", lambda: mlp(gain=0.5), mlp, {"gradient_std": (1e-4, 1.0)}),
     "unresponsive": ("error", lambda: mlp(20, act=nn.Tanh, gain=0.1), lambda: mlp(20, act=nn.Tanh), {}),
+    "outperformed": ("error", lambda: mlp(12, act=nn.Tanh, gain=0.3), lambda: mlp(12, act=nn.Tanh), {}),
     "input-blind": (
         "error",
         lambda: edited(edited(mlp(), "16.bias", lambda b: b.fill_(0.5)), "6.bias", lambda b: b.fill_(-20.0)),
@@ -360,7 +361,9 @@ def found(make: Callable[[], Any], rule: str, options: dict[str, Any]) -> list[s
 
 def test_every_rule_has_a_sick_model_and_a_healthy_twin() -> None:
     # init-drift is no property of a model alone: tests/test_drift.py and tests/plugin/test_baselines.py
-    assert set(SICK_AND_TWIN) == set(RULES) - {"init-drift"}
+    by_ranks = {name for name, rule in RULES.items() if rule.family == "sharding"}  # tests/sharding/faults.py
+
+    assert set(SICK_AND_TWIN) == set(RULES) - {"init-drift"} - by_ranks
 
 
 @pytest.mark.parametrize("rule", sorted(SICK_AND_TWIN))

@@ -10,6 +10,8 @@ import torch
 from torch import nn
 
 from pytest_initcheck import Finding, Report, check_init, thresholds
+from pytest_initcheck.check import check
+from pytest_initcheck.settings import Settings
 
 X = torch.randn(32, 64, generator=torch.Generator().manual_seed(1))
 
@@ -29,7 +31,7 @@ def stack(act: type[nn.Module] = nn.ReLU, *, depth: int = 8, gain: float = 1.0, 
 
 
 def checked(model: nn.Module, rule: str) -> tuple[Report, Finding | None]:
-    report = check_init(model, X)
+    report = check(model, X, settings=Settings(), race="none")  # which could take back what is moved here
     return report, next((f for f in report.findings if f.rule == rule), None)
 
 

@@ -17,6 +17,7 @@ from ..probing.dispatch import Mode
 from ..probing.randomness import seeded
 from ..probing.statistics import measure, settle
 from ..records import ConstructionFault
+from ..sharding.layout import gathered
 from ..words import first_line
 
 Factory = Callable[[], nn.Module]
@@ -57,8 +58,8 @@ def _without_computed(
     held = dict(_tensors_of(model))
 
     def computed(name: str) -> bool:
-        one, two = held[name].detach(), again[name].detach() if name in again else None
-        if two is None or two.shape != one.shape or two is one:
+        one, two = gathered(held[name].detach()), gathered(again[name].detach()) if name in again else None
+        if two is None or two.shape != one.shape or held[name] is again[name]:
             return False
         return bool((_is_filling(one) & ~_is_filling(two)).sum() == 0)
 
@@ -142,21 +143,34 @@ def _differences(eager: nn.Module, deferred: nn.Module, *, skip: set[str]) -> It
             yield ConstructionFault(name, "differs", after, deferred=True)
 
 
+#: How it was before, once for every context of :func:`filled_memory` that lasts.
+_BEFORE: list[tuple[bool, bool, bool]] = []
+
+
 @contextmanager
 def filled_memory() -> Iterator[None]:
-    """Fill uninitialized memory (NaN, the largest integer) while the context lasts."""
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    fill = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    """Fill uninitialized memory (NaN, the largest integer) while the context lasts.
+
+    Contexts may overlap (a suite is watched while a check builds a model in it): what was before the first comes back
+    with the end of the last.
+    """
     # torch.use_deterministic_algorithms would import torch's compiler for its own setting: 1.5 s in every fresh process.
     switch = torch._C._set_deterministic_algorithms
+    flags: Any = torch.utils.deterministic
+    if not _BEFORE:
+        warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+        _BEFORE.append((torch.are_deterministic_algorithms_enabled(), warn_only, flags.fill_uninitialized_memory))
+    else:
+        _BEFORE.append(_BEFORE[0])
     try:
         switch(True, warn_only=True)
-        torch.utils.deterministic.fill_uninitialized_memory = True  # type: ignore[attr-defined]
+        flags.fill_uninitialized_memory = True
         yield
     finally:
-        switch(deterministic, warn_only=warn_only)
-        torch.utils.deterministic.fill_uninitialized_memory = fill  # type: ignore[attr-defined]
+        deterministic, warn_only, fill = _BEFORE.pop()
+        if not _BEFORE:
+            switch(deterministic, warn_only=warn_only)
+            flags.fill_uninitialized_memory = fill
 
 
 def unwritten(model: nn.Module) -> dict[str, ConstructionFault]:
@@ -180,7 +194,7 @@ def _tensors_of(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def _filled(value: Tensor) -> float:
-    return float(_is_filling(value).float().mean())
+    return float(_is_filling(gathered(value)).float().mean())
 
 
 def _is_filling(value: Tensor) -> Tensor:

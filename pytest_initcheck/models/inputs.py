@@ -69,7 +69,7 @@ def resolve_inputs(
         args, kwargs = _moved((args, kwargs), where, wanted)
     except RecursionError as error:
         raise ProbeError("the inputs are nested too deep, or hold themselves") from error
-    described = tuple(_describe(name, t) for name, t in walk((args, kwargs)))
+    described = tuple(describe(name, t) for name, t in walk((args, kwargs)))
     return Call(args, kwargs, described, _batch(model, args, kwargs), source)
 
 
@@ -131,7 +131,7 @@ def _half(model: nn.Module) -> torch.dtype | None:
 def _moved(value: Any, device: torch.device, dtype: torch.dtype | None) -> Any:
     if isinstance(value, Tensor):
         if not value.is_meta and not holds_values(value):
-            raise ProbeError(f"the memory of an input was freed before the call ({_describe('', value)})")
+            raise ProbeError(f"the memory of an input was freed before the call ({describe('', value)})")
         target = dtype if dtype is not None and value.is_floating_point() else value.dtype
         try:
             moved = value.to(device=device, dtype=target)
@@ -154,7 +154,8 @@ def _moved(value: Any, device: torch.device, dtype: torch.dtype | None) -> Any:
         raise ProbeError(f"{what}: its method to raised {named_error(error)}") from error
 
 
-def _describe(name: str, tensor: Tensor) -> str:
+def describe(name: str, tensor: Tensor) -> str:
+    """Return one input as reports show it: ``"input_ids int64[4, 64]"``."""
     text = f"{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape) if not tensor.is_nested else '[nested]'}"
     return f"{name} {text}" if name else text
 

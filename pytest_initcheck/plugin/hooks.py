@@ -17,6 +17,7 @@ from ..surfaces import report_files
 from ..surfaces.cases import case_of
 from ..surfaces.hooked import check_rule_names
 from ..surfaces.progress import PROGRESS, InPytest
+from ..surfaces.ranks import speaks
 from ..words import plural
 from . import configuration
 from .configuration import configured
@@ -88,7 +89,10 @@ class Check:
                 raise
             raise e.with_traceback(None) from cause_of_theirs(e)
         if not report.ok:
-            raise UnhealthyInit(str(report), report=report)
+            raise UnhealthyInit(
+                str(report) if speaks() else f"{str(report).partition(chr(10))[0]} (rank 0 shows the report)",
+                report=report,
+            )
         return report
 
 
@@ -230,8 +234,8 @@ class Gate:
             self._records[report.nodeid] = records
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """Write report files; xdist's workers only report, their controller writes."""
-        if hasattr(self._config, "workerinput"):
+        """Write report files; xdist's workers only report, their controller writes, and of torchrun's ranks the first."""
+        if hasattr(self._config, "workerinput") or not speaks():
             return
         if (
             self._baseline is not None
@@ -257,7 +261,7 @@ class Gate:
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter, exitstatus: int) -> None:
         verbosity = self._config.get_verbosity("initcheck")
-        if verbosity < -1 or self._config.option.collectonly:
+        if verbosity < -1 or self._config.option.collectonly or not speaks():
             return
         if exitstatus == pytest.ExitCode.USAGE_ERROR and self._baseline is None:
             return  # nothing was run, and one sentence says why

@@ -16,6 +16,7 @@ from ..settings import BY_NAME
 from ..surfaces.cases import ModelCase
 from ..surfaces.hooked import check_rule_names, run_check
 from ..surfaces.progress import shown_in
+from ..surfaces.ranks import speaks
 from .configuration import configured, debugging, settings_for
 from .paths import is_ours, relative
 
@@ -112,7 +113,8 @@ class ModelItem(pytest.Item):
             # capturing stands in sys.stdout.
             ascii = not drawable(getattr(sys.__stdout__, "encoding", None))
             text = terminal(error.report, verbose=verbosity, width=_width(self.config), ascii=ascii)
-            return text.removeprefix(f"{self.subject}: ")
+            text = text.removeprefix(f"{self.subject}: ")
+            return text if speaks() else f"{text.partition(chr(10))[0]} (rank 0 shows the report)"
         if isinstance(error, InitcheckError):
             sentence = str(error).removeprefix(f"{self.subject}: ")
             if debugging(self, self._asked):

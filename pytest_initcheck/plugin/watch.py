@@ -130,7 +130,7 @@ class SuiteWatch:
                     settings=settings,
                     name=name,
                     extra_rules=rules,
-                    race="accused",
+                    race="none",
                     fixes=fixes,
                     faults=faults,
                 )

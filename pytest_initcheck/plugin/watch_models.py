@@ -26,6 +26,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.weak import WeakIdKeyDictionary
 
 from ..errors import InitcheckError, ProbeError
+from ..probing.guard import BEFORE
 from ..records import ConstructionFault, Report
 from ..render import summary_line
 from ..words import first_line
@@ -91,6 +92,8 @@ class Listener:
             self._undo.callback(self._wrap_calls())
             self._undo.callback(self._wrap_loading())
             self._undo.callback(self._wrap_building())
+            BEFORE.append(self.pause)
+            self._undo.callback(BEFORE.remove, self.pause)
             self._undo.callback(register_optimizer_step_post_hook(self._step_hook()).remove)
 
     def stop(self) -> None:

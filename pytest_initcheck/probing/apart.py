@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from .memory import holds_values, is_dense
 from .modules import sample_dim
-from .whereabouts import ABOUT, ALIKE, FIXED, Place, Places, Seen, flat, place_after, writes
+from .whereabouts import ABOUT, ALIKE, FIXED, Known, Places, Whereabout, flat, place_after, writes
 
 
 class Apart:
@@ -30,7 +30,7 @@ class Apart:
         self._batch = batch or 0
         self._held = [*model.parameters(), *model.buffers()]  # or another tensor could come to have the id of one
         self._fixed = {id(t) for t in self._held}
-        self._places: dict[int, tuple[weakref.ref[Tensor], Place]] = {}
+        self._places: dict[int, tuple[weakref.ref[Tensor], Whereabout]] = {}
         self._lost = self._batch < 2
 
     def begin(self, tensors: Iterable[Tensor]) -> None:
@@ -48,14 +48,14 @@ class Apart:
         """Say no more: something was computed that cannot be followed."""
         self._lost = True
 
-    def place(self, tensor: Tensor) -> Place | None:
+    def place(self, tensor: Tensor) -> Whereabout | None:
         """Return where the samples of ``tensor`` lie, ``None`` where that is not known."""
         if id(tensor) in self._fixed:
             return FIXED
         found = self._places.get(id(tensor))
         return found[1] if found is not None and found[0]() is tensor else None
 
-    def _put(self, tensor: Tensor, place: Place | None) -> None:
+    def _put(self, tensor: Tensor, place: Whereabout | None) -> None:
         if place is not None:
             self._places[id(tensor)] = weakref.ref(tensor), place
         else:
@@ -87,7 +87,7 @@ class Apart:
         place: Places = None
         if None not in places:
             try:
-                place = place_after(Seen(name, args, kwargs, func, out, operands, places, self._batch))
+                place = place_after(Known(name, args, kwargs, func, out, operands, places, self._batch))
             except (TypeError, ValueError, IndexError, RuntimeError, AttributeError):
                 place = None  # a form of the call that is not known
         known = place if isinstance(place, list) else [place] * len(results)

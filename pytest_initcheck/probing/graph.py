@@ -10,6 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..sharding.layout import HANDED_ON
+from ..sharding.world import current
+
 #: Node -> name of the nonlinearity, for nodes that are one whatever their attributes.
 _NONLINEAR: Mapping[str, str] = {
     "Relu": "relu",
@@ -79,6 +82,7 @@ _VIEWS = frozenset(
         "PixelShuffle",
         "Diagonal",
         "Movedim",
+        *HANDED_ON,
     ]
 )
 #: Nodes behind which a signal is still the same signal: views, sums, and averages of its own values.
@@ -149,11 +153,14 @@ class Graph:
         todo: list[Any] = list(dict.fromkeys(t.grad_fn for t in roots if t.grad_fn is not None))
         for node in todo:
             self.consumers[node] = []
+        world = current()
         while todo:
             node = todo.pop()
             self.nodes.append(node)
             if (leaf := getattr(node, "variable", None)) is not None:
                 self._leaves[id(leaf)] = node
+                if world is not None and id(leaf) in world.standing:
+                    self._leaves[id(world.standing[id(leaf)][1])] = node
             for position, (parent, _) in enumerate(node.next_functions):
                 if parent is None:
                     continue
@@ -335,7 +342,7 @@ class Graph:
         names = dict.fromkeys(
             type(n).__name__ for n in self.nodes if isinstance(n, torch.autograd.function.BackwardCFunction)
         )
-        yield from names
+        yield from (n for n in names if n.removesuffix("Backward") not in HANDED_ON)
 
 
 def constant(node: Any) -> float:

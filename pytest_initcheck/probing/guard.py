@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
+from ..sharding.layout import local, resharded
 from .memory import Kept, kept, parts, writable
 from .surroundings import Surroundings
 from .switches import switches_kept, uninterrupted
@@ -33,6 +34,10 @@ def untouched(model: nn.Module, *, tensors: Iterable[Tensor] = (), also: Iterabl
     return Guard(model, tensors, also)
 
 
+#: Called before anything is guarded: what somebody of ours has switched for a while must not be what is put back.
+BEFORE: list[Callable[[], object]] = []
+
+
 class Guard:
     """See :func:`untouched`; :meth:`mark` and :meth:`rewind` give every pass in between the same start.
 
@@ -53,6 +58,8 @@ class Guard:
         self.holds_graph = False
 
     def __enter__(self) -> Guard:
+        for ready in list(BEFORE):
+            ready()
         with self._exit:
             # Undone in reverse order, each step whatever became of the others.
             self._exit.callback(switches_kept())
@@ -92,11 +99,12 @@ class Guard:
             self._keep(outside, written=True)
         self.holds_graph = self.holds_graph or snapshot.holds_graph
         self._exit.callback(snapshot.restore)
+        self._exit.callback(resharded, model)
 
     def _keep(self, parameter: Tensor, *, written: bool) -> None:
         if isinstance(parameter, UninitializedParameter) or id(parameter) in self._parameters:
             return
-        self._parameters[id(parameter)] = one = Kept(parameter, self._blocks)
+        self._parameters[id(parameter)] = one = Kept(local(parameter), self._blocks, parameter)
         if parameter.is_leaf:
             self._exit.callback(_leaf(parameter))
             parameter.grad = None
@@ -147,11 +155,12 @@ class Guard:
         """
         if self._mark is None:
             raise RuntimeError("rewind() needs a mark; call mark() inside the guard's with-block first")
+        resharded(*self._models)
         self._mark.restore()
         with torch.no_grad():
             for one in self._parameters.values():
-                if one.tensor.requires_grad != one.trained:
-                    one.tensor.requires_grad_(one.trained)
+                if one.owner.requires_grad != one.trained:
+                    one.owner.requires_grad_(one.trained)
                 if not one.trained and one.written:
                     one.restore()
         torch.clear_autocast_cache()  # it would hand the next pass the weights as they were cast for this one
@@ -172,7 +181,7 @@ class _Snapshot:
     def __init__(self, roots: Iterable[Any], tensors: Iterable[Tensor], *, apart_from: Iterable[int | None]) -> None:
         self._surroundings = Surroundings(roots)
         self.parameters = [p for p in self._surroundings.parameters if holds_memory(p)]
-        found = [t for t in (*tensors, *self._surroundings.tensors) if holds_memory(t)]
+        found = [local(t) for t in (*tensors, *self._surroundings.tensors) if holds_memory(t)]
         held = {id(t): t for t in (*found, *(part for t in found for part in parts(t)))}
         self.holds_graph = any(t.grad_fn is not None for t in held.values())
         self._leaves = [_leaf(t) for t in held.values() if t.is_leaf and not t.is_inference()]

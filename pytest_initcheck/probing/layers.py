@@ -15,6 +15,8 @@ from torch.nn.utils.parametrize import ParametrizationList
 from torch.overrides import TorchFunctionMode
 
 from ..records import Histogram
+from ..sharding.layout import kind_of
+from ..sharding.world import current
 from ..words import some
 from .apart import Apart
 from .entrances import Entrances
@@ -215,6 +217,11 @@ class Watch(TorchFunctionMode):
         self._batch = batch
         self._model = model
         self._names = parameter_names(model)
+        world = current()
+        if world is not None:
+            self._names |= {i: self._names[id(was)] for i, (_, was) in world.standing.items() if id(was) in self._names}
+        #: Of a module that a plan parallelizes, what it computes is seen, not what its hooks make of that for this rank.
+        self._first = world is not None
         self._stack: list[_Frame] = []
         self._handles: list[Any] = []
         self._calls: dict[str, int] = {}
@@ -241,7 +248,7 @@ class Watch(TorchFunctionMode):
             self._handles.append(
                 module.register_forward_pre_hook(self._entering(path, own), with_kwargs=True, prepend=True)
             )
-            self._handles.append(module.register_forward_hook(self._leaving))
+            self._handles.append(module.register_forward_hook(self._leaving, prepend=self._first))
         for module in self._model.modules():
             if isinstance(module, ParametrizationList):
                 self._handles.append(module.register_forward_hook(self._making))
@@ -326,7 +333,7 @@ class Watch(TorchFunctionMode):
                 operation, saturated = merged.operation, merged.saturated
             if isinstance(module, nn.RNNBase) and module.mode != "RNN_RELU":
                 saturated = saturated_share(out, -1.0, 1.0)
-            entry = self._entry(frame.path, type(module).__name__, out, functional=False)
+            entry = self._entry(frame.path, kind_of(module), out, functional=False)
             entry.operation, entry.saturated = operation, saturated
             entry.leaf = not frame.inside
             entry.parameters = frame.parameters

@@ -96,17 +96,19 @@ class Kept:
     Args:
         tensor: the tensor.
         blocks: memory that is kept already, by :func:`storage_key`; what several tensors share is copied once.
+        owner: the parameter that ``tensor`` is this rank's part of, where it is not one itself.
 
     Attributes:
-        trained: whether it required a gradient.
+        trained: whether it, or its owner, required a gradient.
     """
 
-    def __init__(self, tensor: Tensor, blocks: dict[int, _Block]) -> None:
+    def __init__(self, tensor: Tensor, blocks: dict[int, _Block], owner: Tensor | None = None) -> None:
         self.tensor = tensor
+        self.owner = tensor if owner is None else owner
         # The same memory as another object, so that writing to it is no in-place operation on the tensor.
         self._alias = tensor.detach() if tensor.is_inference() else tensor.data
         self._version = _version(tensor)
-        self.trained = tensor.requires_grad
+        self.trained = self.owner.requires_grad
         key = storage_key(tensor)
         self._block: _Block | None = None
         self._copy: Tensor | None = None

@@ -15,6 +15,9 @@ from torch import Tensor, nn
 from ..errors import ProbeError
 from ..phases import doing
 from ..records import Histogram, Stats, Trace
+from ..sharding.backward import pulled_back
+from ..sharding.layout import gathered
+from ..sharding.world import current
 from ..words import first_line
 from .backward import start
 from .call import Call
@@ -121,7 +124,10 @@ def run_probe(
     doing("forward")
     subject = subject_of(model, call, guard, seed=seed, mode=mode)
     trainable = named_trainable(subject.model)  # before the pass, which may add to the model and take from it
-    with _uncollected(), subject.watched(follow=True, exact=exact) as (watch, raw):
+    # Of a model on several ranks each sees operations on its own part: what these tell is asked of the whole, and read exactly.
+    alone = (world := current()) is None
+    exact = exact or not alone
+    with _uncollected(), subject.watched(follow=alone, exact=exact) as (watch, raw):
         seconds["forward"] = time.perf_counter() - started
         started = time.perf_counter()
         watch.finish(raw)
@@ -134,13 +140,17 @@ def run_probe(
         loss_value = _loss_of(loss, raw)
         graph = Graph(heads if loss_value is None else [*heads, loss_value], watch.made)
         seen = read_graph(subject.model, watch, graph)
-        opaque = any(graph.opaque())
+        opaque = not alone or any(graph.opaque())
         apart = not opaque and watch.apart.shows(heads)
         # With a loss, one direction is pulled back and not a random one; of several outputs, the sum of all arrives.
         tells = loss is None and len(heads) == 1 and heads[0].numel() > 1 and not opaque
         tells = tells and heads[0].dtype in (torch.float32, torch.float64)
         entrances = watch.entrances.leaves if tells and watch.entrances.known else []
-        known = {id(t) for t in (*subject.model.parameters(), *call.tensors, *watch.entrances.leaves)}
+        known = {
+            id(t) for t in (*subject.model.parameters(), *call.tensors, *trainable.values(), *watch.entrances.leaves)
+        }
+        if world is not None:
+            known |= set(world.standing)
         stray = [t for t in graph.leaves() if t.requires_grad and id(t) not in known]
         strays = tuple((t, watch.foreign.get(id(t), ""), graph.weighs(t)) for t in stray)
         seconds["graph"] = time.perf_counter() - started
@@ -269,6 +279,7 @@ def float_outputs(output: Any) -> list[Tensor]:
         if id(tensor) in seen or tensor.numel() == 0 or not holds_values(tensor):
             continue
         seen.add(id(tensor))
+        tensor = gathered(tensor)
         if tensor.layout is not torch.strided:
             tensor = tensor.to_dense()
         if tensor.is_complex():
@@ -285,9 +296,12 @@ def gradients(
     trained = [leaf for leaf in leaves if leaf.requires_grad]
     if not trained:
         return [None] * len(leaves)
-    if signals is not None:
-        roots = [start(roots, signals)]
-    found = iter(torch.autograd.grad(roots, trained, allow_unused=True, retain_graph=retain_graph))
+    if (world := current()) is not None:
+        found = iter(pulled_back(world, roots, trained, signals, retain_graph=retain_graph))
+    else:
+        if signals is not None:
+            roots = [start(roots, signals)]
+        found = iter(torch.autograd.grad(roots, trained, allow_unused=True, retain_graph=retain_graph))
     every = [next(found) if leaf.requires_grad else None for leaf in leaves]
     return [g if g is None or g.layout is torch.strided else g.to_dense() for g in every]
 
@@ -434,7 +448,10 @@ def _backward(
         # A reentrant checkpoint runs a backward of its own and refuses autograd.grad; the guard has set .grad aside.
         for head in heads if loss is not None else ():
             head.retain_grad()
-        torch.autograd.backward(start(roots, signals), retain_graph=keep)
+        if current() is None:
+            torch.autograd.backward(start(roots, signals), retain_graph=keep)
+        else:
+            torch.autograd.backward(roots, signals, retain_graph=keep)
         every: list[Tensor | None] = [leaf.grad for leaf in leaves]
         for leaf in leaves:
             leaf.grad = None

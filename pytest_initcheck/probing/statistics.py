@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .. import thresholds
 from ..records import Histogram, Stats
+from ..sharding.layout import gathered, is_partial, is_sharded, local
+from ..sharding.moments import NOTHING, joined
+from ..sharding.world import current
 from .sampled import sampled
 
 #: Below this mean square, float32 squares of typical elements (under 1e-15) may have been flushed to zero.
@@ -40,6 +44,7 @@ class Pending:
         numbers: the values of :data:`_NUMBERS`, as a float64 vector while on a device; ``None`` for no values.
         samples: whether variation across samples was asked for.
         units: share of zero units along dimension 1 and along the last one, likewise.
+        held: how many of a tensor that is spread over ranks this one holds; ``None`` for an ordinary tensor.
         seen: number of elements that all but the RMS and whether it is finite was estimated from; 0 for all.
     """
 
@@ -47,6 +52,7 @@ class Pending:
     numbers: Tensor | tuple[float, ...] | None
     samples: bool
     units: Tensor | tuple[float, ...] | None = None
+    held: int | None = None
     seen: int = 0
 
 
@@ -72,6 +78,8 @@ def measure(tensor: Tensor, *, batch_dim: int | None = None, units: bool = False
     Returns:
         What :func:`settle` turns into :class:`Stats`; ``None`` for tensors that hold no real numbers (integers, bools).
     """
+    if is_sharded(tensor):
+        return _part(tensor, batch_dim, units=units)
     with torch.no_grad():
         x = _real(tensor.detach())
         if x is None:
@@ -85,7 +93,7 @@ def measure(tensor: Tensor, *, batch_dim: int | None = None, units: bool = False
             if part is not None:
                 variance = part.square - part.mean * part.mean
                 known = (part.mean, variance, part.square, part.low, part.high, part.zeros, part.variation, 1.0)
-                return Pending(x.numel(), known, samples, (0.0, 0.0) if units else None, part.seen)
+                return Pending(x.numel(), known, samples, (0.0, 0.0) if units else None, seen=part.seen)
         read = _on_cpu if x.device.type == "cpu" else _on_device
         numbers, common = read(x, rows if samples else None)
         if not units:
@@ -95,10 +103,27 @@ def measure(tensor: Tensor, *, batch_dim: int | None = None, units: bool = False
         return Pending(x.numel(), numbers, samples, _zero_units(x if common is None else common, common is not None))
 
 
+def _part(tensor: Tensor, batch_dim: int | None, *, units: bool) -> Pending | None:
+    """What this rank's part of a sharded tensor says; :func:`settle` joins the parts."""
+    sharded: Any = tensor.detach()
+    split = batch_dim is not None and any(p.is_shard(batch_dim) for p in sharded.placements)
+    # Addends say nothing of their sum, nor some samples of how samples differ.
+    mine = gathered(sharded) if split or is_partial(sharded) else local(sharded)
+    found = measure(mine, batch_dim=batch_dim, units=units)
+    if found is None or tensor.is_meta:
+        return found
+    if found.numbers is None:
+        return replace(found, count=tensor.numel(), numbers=NOTHING, held=0, units=(0.0, 0.0) if units else None)
+    return replace(found, count=tensor.numel(), held=mine.numel())
+
+
 def settle(pending: Sequence[Pending | None]) -> list[Stats | None]:
     """Return the statistics of everything that :func:`measure` enqueued, reading each device once."""
     known = [p.numbers for p in pending if p is not None and p.numbers is not None]
     values = iter(_read(known))
+    if (world := current()) is not None:
+        held = [p.count if p.held is None else p.held for p in pending if p is not None and p.numbers is not None]
+        values = iter(joined(world, list(values), held))
     return [None if p is None else _stats(p, next(values) if p.numbers is not None else None) for p in pending]
 
 
@@ -106,6 +131,9 @@ def settle_units(pending: Sequence[Pending | None]) -> list[tuple[float, float] 
     """Return the shares of zero units along dimension 1 and along the last one, where :func:`measure` counted them."""
     known = [p.units for p in pending if p is not None and p.units is not None]
     values = iter(_read(known))
+    if (world := current()) is not None:
+        flat = world.mean([share for pair in values for share in pair])
+        values = iter([tuple(v for v in flat[i : i + 2] if v is not None) for i in range(0, len(flat), 2)])
     return [
         (pair[0], pair[1]) if p is not None and p.units is not None and (pair := next(values)) else None
         for p in pending
@@ -119,6 +147,9 @@ def own_seed(seed: int) -> int:
 
 def rms(tensor: Tensor) -> Tensor:
     """Return the root mean square of ``tensor`` as a float64 scalar on its device, exact from 1e-38 to 1e38."""
+    if is_sharded(tensor):
+        (stats,) = settle([measure(tensor)])
+        return torch.tensor(0.0 if stats is None else stats.rms, dtype=torch.float64)
     x = _real(tensor.detach())
     if x is None or x.numel() == 0 or x.device.type == "meta":
         return torch.zeros((), dtype=torch.float64)
@@ -143,7 +174,7 @@ def kurtosis(tensors: Sequence[Tensor]) -> list[float | None]:
     found: list[Tensor | tuple[float, ...]] = []
     with torch.no_grad():
         for tensor in tensors:
-            x = _real(tensor.detach())
+            x = _real(gathered(tensor.detach()))
             if x is None or x.numel() < 2 or x.device.type == "meta":
                 found.append((math.nan,))
                 continue

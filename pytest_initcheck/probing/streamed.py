@@ -13,7 +13,7 @@ from .operands import Use
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class AsDrawn:
     """What was read of a parameter while it was in memory: see the fields of the same names in ParameterRecord."""
 
     value: Stats | None
@@ -41,7 +41,7 @@ class Streamed(Protocol):
         A step along the gradients is kept.
         """
 
-    def known(self, name: str) -> Known:
+    def known(self, name: str) -> AsDrawn:
         """Return what was read of a parameter."""
 
     def marks(self) -> dict[str, Tensor | None]:

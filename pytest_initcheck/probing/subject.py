@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from ..errors import ProbeError
+from ..sharding.layout import kind_of
 from ..words import first_line, named_error
 from .call import Call
 from .guard import Guard, has_lazy
@@ -84,7 +85,7 @@ class Subject:
     def failed(self, phase: str, error: Exception, *, layer: str | None = None) -> ProbeError:
         """Return the one sentence on an exception of the model's."""
         where = f" at layer {layer}" if layer else ""
-        kind = type(self.model).__name__
+        kind = kind_of(self.model)
         return ProbeError(f"{phase} of {kind} raised {type(error).__name__}{where}: {first_line(error)}", layer=layer)
 
 

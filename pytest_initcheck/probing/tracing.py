@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from ..records import LayerRecord, ParameterRecord, Stats, Trace
+from ..sharding.layout import gathered, kind_of
+from ..sharding.world import current
 from .call import Call
 from .graph import Graph, nonlinearity
 from .layers import RECTIFYING, WEIGHTED, Entry, Watch
@@ -114,7 +116,7 @@ def trace_of(
         records[name] = ParameterRecord(
             name=name,
             layer=path,
-            kind=type(owner).__name__ if owner is not None else "",
+            kind=kind_of(owner) if owner is not None else "",
             shape=tuple(p.shape),
             dtype=_text(p.dtype),
             fan_in=fan_in,
@@ -126,7 +128,7 @@ def trace_of(
             followed_by=seen.parameters.get(name),
             factor=seen.factors.get(name, 1.0),
             role=use.role,
-            twin_rows=known[name].twin_rows if name in known else twin_rows(weight, use),
+            twin_rows=known[name].twin_rows if name in known else twin_rows(gathered(weight), use),
             aliases=tuple(aliases.get(name, ())),
             kurtosis=drawn.get(id(p)),
         )
@@ -157,16 +159,17 @@ def _layers(entries: list[Entry], seen: Seen, scale: float) -> dict[str, LayerRe
     slopes = settle([e.gradient[0] if e.gradient else None for e in entries])
     units = settle_units([e.activation for e in entries])
     inputs = settle([e.input_rms if isinstance(e.input_rms, Pending) else None for e in entries])
+    entering = [float(e.input_rms) if isinstance(e.input_rms, Tensor) else None for e in entries]
+    flat = [None if e.saturated is None else float(e.saturated) for e in entries]
+    if (world := current()) is not None:
+        entering, flat = world.mean(entering, squared=True), world.mean(flat)
     records: dict[str, LayerRecord] = {}
     along: dict[str, int] = {}
     for index, (entry, activation, slope, share, taken) in enumerate(
         zip(entries, activations, slopes, units, inputs, strict=True)
     ):
         assert activation is not None, "a layer without a floating output is not an entry"
-        if taken is not None:
-            input_rms: float | None = taken.rms
-        else:
-            input_rms = float(entry.input_rms) if isinstance(entry.input_rms, Tensor) else None
+        input_rms = taken.rms if taken is not None else entering[index]
         records[entry.name] = LayerRecord(
             name=entry.name,
             module=entry.module,
@@ -184,7 +187,7 @@ def _layers(entries: list[Entry], seen: Seen, scale: float) -> dict[str, LayerRe
             parameters=entry.parameters,
             followed_by=seen.layers.get(entry.name),
             dead_units=_dead(entry, share, along, seen.edges),
-            saturated=None if entry.saturated is None else float(entry.saturated),
+            saturated=flat[index],
             opaque=entry.opaque,
         )
     return records

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 #: Where the samples of a tensor lie: dimension d, in which (index // inner) % batch is the sample.
-Place = tuple[int, int]
+Whereabout = tuple[int, int]
 #: The place of values that no sample went into.
-FIXED: Place = (-1, 0)
+FIXED: Whereabout = (-1, 0)
 #: The place of a result, or of each of several; ``None`` where it is not known.
-Places = Place | list[Place | None] | None
+Places = Whereabout | list[Whereabout | None] | None
 
 
 def _names(text: str) -> frozenset[str]:
@@ -91,7 +91,7 @@ def moves_only(name: str) -> bool:
     return name in _REFLATTENED or name in _PERMUTED or name in _SELECTED or (name in _SAME and name != "prelu")
 
 
-class Seen:
+class Known:
     """One operation, its arguments by position or by name."""
 
     def __init__(
@@ -102,7 +102,7 @@ class Seen:
         func: Any,
         out: Any,
         operands: list[Tensor],
-        places: Sequence[Place | None],
+        places: Sequence[Whereabout | None],
         batch: int,
     ) -> None:
         self.name, self.args, self.kwargs, self.func, self.out, self.batch = name, args, kwargs, func, out, batch
@@ -120,8 +120,8 @@ class Seen:
         return self.operands[0]
 
     @property
-    def at(self) -> Place:
-        """Place of the first operand; raises where that is fixed."""
+    def at(self) -> Whereabout:
+        """Whereabout of the first operand; raises where that is fixed."""
         if self.places[0] == FIXED:
             raise ValueError("fixed")
         return self.places[0]
@@ -140,7 +140,7 @@ class Seen:
         return {int(d) % self.x.dim() for d in every}
 
 
-def place_after(seen: Seen) -> Places:
+def place_after(seen: Known) -> Places:
     """Where the samples of the result lie, or of each of several results."""
     name = seen.name
     base = name[:-1] if name.endswith("_") and not name.startswith("__") else name
@@ -168,9 +168,9 @@ def place_after(seen: Seen) -> Places:
     return None if handler is None else handler(seen)
 
 
-def _elementwise(seen: Seen) -> Place | None:
+def _elementwise(seen: Known) -> Whereabout | None:
     out: Tensor = seen.out
-    found: set[Place] = set()
+    found: set[Whereabout] = set()
     for tensor, place in zip(seen.operands, seen.places, strict=True):
         if place != FIXED:
             dim = place[0] + out.dim() - tensor.dim()
@@ -180,7 +180,7 @@ def _elementwise(seen: Seen) -> Place | None:
     return found.pop() if len(found) == 1 else None
 
 
-def _reflattened(seen: Seen) -> Place | None:
+def _reflattened(seen: Known) -> Whereabout | None:
     out: Tensor = seen.out
     dim, inner = seen.at
     if out.dtype != seen.x.dtype:
@@ -194,13 +194,13 @@ def _reflattened(seen: Seen) -> Place | None:
     return None
 
 
-def _permuted(seen: Seen) -> Place | None:
+def _permuted(seen: Known) -> Whereabout | None:
     sizes = torch.empty([d + 2 for d in range(seen.x.dim())], device="meta")
     moved = seen.func(sizes, *seen.args[1:], **seen.kwargs)
     return list(moved.shape).index(seen.at[0] + 2), seen.at[1]
 
 
-def _reduced(seen: Seen) -> Place | None:
+def _reduced(seen: Known) -> Whereabout | None:
     dims = seen.dims(_REDUCED[seen.name.rstrip("_")])
     dim, inner = seen.at
     if dim in dims or not seen.rest_fixed():
@@ -209,22 +209,22 @@ def _reduced(seen: Seen) -> Place | None:
     return (dim if out.dim() == seen.x.dim() else dim - sum(d < dim for d in dims)), inner
 
 
-def _linear(seen: Seen) -> Place | None:
+def _linear(seen: Known) -> Whereabout | None:
     return seen.at if seen.rest_fixed() and seen.at[0] < seen.x.dim() - 1 else None
 
 
-def _bilinear(seen: Seen) -> Place | None:
+def _bilinear(seen: Known) -> Whereabout | None:
     one, other = seen.places[:2]
     return one if one == other and one != FIXED and one[0] < seen.x.dim() - 1 else None
 
 
-def _matmul(seen: Seen) -> Place | None:
+def _matmul(seen: Known) -> Whereabout | None:
     (a, b), (left, right), out = seen.operands, seen.places, seen.out
     if left != FIXED and (left[0] == a.dim() - 1):
         return None  # summed over
     if right != FIXED and (right[0] == b.dim() - 2 or b.dim() < 2 or a.dim() < 2):
         return None
-    found: set[Place] = set()
+    found: set[Whereabout] = set()
     if left != FIXED:
         found.add((left[0] + (out.dim() - a.dim() if b.dim() > 1 else out.dim() + 1 - a.dim()), left[1]))
     if right != FIXED:
@@ -236,7 +236,7 @@ def _matmul(seen: Seen) -> Place | None:
     return place if FIXED in (left, right) or place[0] < out.dim() - 2 else None
 
 
-def _einsum(seen: Seen) -> Place | None:
+def _einsum(seen: Known) -> Whereabout | None:
     equation = seen.args[0]
     if not isinstance(equation, str) or "..." in equation or "->" not in equation:
         return None
@@ -251,26 +251,26 @@ def _einsum(seen: Seen) -> Place | None:
     )
 
 
-def _normed(seen: Seen) -> Place | None:
+def _normed(seen: Known) -> Whereabout | None:
     shape = seen.arg(1, "normalized_shape")
     return seen.at if seen.rest_fixed() and seen.at[0] < seen.x.dim() - len(shape) else None
 
 
-def _first_dim(seen: Seen) -> Place | None:
+def _first_dim(seen: Known) -> Whereabout | None:
     """Samples come first, and what is done is done behind them."""
     return seen.at if seen.at[0] == 0 and seen.rest_fixed() else None
 
 
-def _batch_normed(seen: Seen) -> Place | None:
+def _batch_normed(seen: Known) -> Whereabout | None:
     return seen.at if seen.at[0] != 1 and seen.rest_fixed() else None
 
 
-def _padded(seen: Seen) -> Place | None:
+def _padded(seen: Known) -> Whereabout | None:
     padded = len(seen.arg(1, "pad")) // 2
     return seen.at if seen.at[0] < seen.x.dim() - padded else None
 
 
-def _joined(seen: Seen) -> Place | None:
+def _joined(seen: Known) -> Whereabout | None:
     stacked = seen.name == "stack"
     first = seen.operands[0]
     along = int(seen.arg(1, "dim", 0)) % (first.dim() + stacked)
@@ -283,12 +283,12 @@ def _joined(seen: Seen) -> Place | None:
     return (dim, inner) if along != dim else None
 
 
-def _pieces(seen: Seen) -> Places:
+def _pieces(seen: Known) -> Places:
     dims = {int(seen.arg(2, "dim", 0)) % seen.x.dim()}
     return [seen.at] * len(flat((seen.out,))) if seen.at[0] not in dims and seen.rest_fixed() else None
 
 
-def _taken(seen: Seen) -> Places:
+def _taken(seen: Known) -> Places:
     """One slice, or every slice, of a dimension that goes."""
     along = int(seen.arg(1, "dim", 0)) % seen.x.dim()
     dim, inner = seen.at
@@ -296,12 +296,12 @@ def _taken(seen: Seen) -> Places:
     return [place] * len(seen.out) if isinstance(seen.out, tuple | list) else place
 
 
-def _cut(seen: Seen) -> Place | None:
+def _cut(seen: Known) -> Whereabout | None:
     along = int(seen.arg(1, "dim")) % seen.x.dim()
     return seen.at if along != seen.at[0] and seen.rest_fixed() else None
 
 
-def _indexed(seen: Seen) -> Place | None:
+def _indexed(seen: Known) -> Whereabout | None:
     index = seen.args[1] if isinstance(seen.args[1], tuple) else (seen.args[1],)
     if len(seen.operands) > 1 or any(i is not None and i is not ... and not isinstance(i, int | slice) for i in index):
         return None
@@ -328,23 +328,23 @@ def _plain(cut: slice) -> bool:
     return all(end is None or isinstance(end, int) for end in (cut.start, cut.stop, cut.step))
 
 
-def _expanded(seen: Seen) -> Place | None:
+def _expanded(seen: Known) -> Whereabout | None:
     out: Tensor = seen.out
     dim = seen.at[0] + out.dim() - seen.x.dim()
     return (dim, seen.at[1]) if out.shape[dim] == seen.x.shape[seen.at[0]] else None
 
 
-def _looked_up(seen: Seen) -> Place | None:
+def _looked_up(seen: Known) -> Whereabout | None:
     """Ids into a table that is fixed; ids may come first (``F.embedding``)."""
     plain = seen.arg(3, "max_norm", None) is None  # with one, looking up writes
     return seen.at if seen.rest_fixed() and plain and seen.out.dim() == seen.x.dim() + 1 else None
 
 
-def _one_hot(seen: Seen) -> Place | None:
+def _one_hot(seen: Known) -> Whereabout | None:
     return seen.at if int(seen.arg(1, "num_classes", -1)) > 0 else None  # else as many as the largest id of any sample
 
 
-def _attended(seen: Seen) -> Place | None:
+def _attended(seen: Known) -> Whereabout | None:
     places = {p for p in seen.places[:3] if p != FIXED}
     if len(places) != 1 or len({t.dim() for t in seen.operands[:3]}) != 1:
         return None
@@ -354,7 +354,7 @@ def _attended(seen: Seen) -> Place | None:
     return place if same and place[0] < seen.x.dim() - 2 else None
 
 
-def _multi_head(seen: Seen) -> Places:
+def _multi_head(seen: Known) -> Places:
     """Time first, samples second; the weights of attention have samples first."""
     if seen.x.dim() != 3 or any(p != (1, 1) for p in seen.places[:3]):
         return None
@@ -362,11 +362,11 @@ def _multi_head(seen: Seen) -> Places:
     for tensor, place in list(zip(seen.operands, seen.places, strict=True))[3:]:
         if place != FIXED and not (tensor is padding and place == (0, 1)):
             return None
-    both: list[Place | None] = [(1, 1), (0, 1)]
+    both: list[Whereabout | None] = [(1, 1), (0, 1)]
     return both[: len(flat((seen.out,)))]
 
 
-def _recurrent(seen: Seen) -> Places:
+def _recurrent(seen: Known) -> Places:
     hidden = seen.args[1]
     if seen.x.dim() != 3 or not isinstance(seen.args[-1], bool):
         return None
@@ -377,14 +377,14 @@ def _recurrent(seen: Seen) -> Places:
     return [(dim, 1), *[(1, 1)] * len(states)] if seen.at == (dim, 1) and allowed and rest else None
 
 
-def _cell(seen: Seen) -> Places:
+def _cell(seen: Known) -> Places:
     states = flat((seen.args[1],))
     allowed = all(p in (FIXED, (0, 1)) for p in seen.places[: 1 + len(states)])
     rest = all(p == FIXED for p in seen.places[1 + len(states) :])
     return [(0, 1)] * len(states) if seen.x.dim() == 2 and allowed and rest else None
 
 
-_OTHERS: Mapping[str, Callable[[Seen], Places]] = {
+_OTHERS: Mapping[str, Callable[[Known], Places]] = {
     "linear": _linear,
     "bilinear": _bilinear,
     "matmul": _matmul,

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ProbeError
+from ..probing.memory import is_dense
 from ..probing.probe import gradients
 from ..response.exchange import replaced
 from ..response.fit import Adam
@@ -40,6 +41,11 @@ ARRIVED, ARRIVED_BY_HEART = 0.5, 0.85
 
 #: Start values by name of parameter; what is not there starts as it is.
 StartValues = Mapping[str, Tensor]
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether ``error`` says that there is no memory left."""
+    return isinstance(error, MemoryError) or "out of memory" in str(error).lower()
 
 
 @dataclass
@@ -97,7 +103,14 @@ class Course:
                 with torch.inference_mode(False), torch.enable_grad():
                     self.spent.one()
                     raw, inputs = self._pass(step)
-                    loss = self.task.loss(raw, probed.select(raw), inputs)
+                    try:
+                        loss = self.task.loss(raw, probed.select(raw), inputs)
+                    except (
+                        Exception
+                    ) as error:  # it had a value as it is; a distribution may refuse what these weights make
+                        if out_of_memory(error):
+                            raise
+                        return
                     value = float(loss.detach())
                     if not math.isfinite(value):
                         return
@@ -116,9 +129,10 @@ class Course:
         generator = torch.Generator().manual_seed(self.push.seed + 3 + noise)
         fresh = self.task.fresh
         inputs = mixed(given, probed.batch, generator) if fresh else jittered(given, JITTER, generator)
+        seen = [x.detach().clone() if is_dense(x) else x for x in inputs]  # the model may free what it is given
         swap = {id(old): new for old, new in zip(given, inputs, strict=True) if new is not old}
         raw = probed.rerun_raw(replaced(probed.call.args, swap), replaced(probed.call.kwargs, swap), noise=noise)
-        return raw, inputs
+        return raw, seen
 
     def gone(self, loss: float) -> float:
         """Share of the error that is gone, negative where there is more of it; of a loss without end, by how much it fell."""

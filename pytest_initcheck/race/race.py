@@ -19,7 +19,7 @@ import torch
 from ..race_records import Heat, Race
 from ..response.perturb import Push, rms
 from .copies import Copies, Repair
-from .course import STEPS, Course, Spent, StartValues, TooLong
+from .course import STEPS, Course, Spent, StartValues, TooLong, out_of_memory
 from .tasks import Task
 
 #: A copy does clearly better when the model comes less than this share of its way, which is what harm means.
@@ -94,7 +94,7 @@ def race(
         told = f"race: given up after {spent.passes - 1} training steps, so the first look decides"
         return Race("open", passes=spent.passes, runs=spent.runs, told=told)
     except (RuntimeError, MemoryError) as error:
-        if not isinstance(error, MemoryError) and "out of memory" not in str(error).lower():
+        if not out_of_memory(error):
             raise
         return Race("open", passes=spent.passes, runs=spent.runs, told="race: out of memory, so the first look decides")
     finally:

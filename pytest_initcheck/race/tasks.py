@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..probing.modules import sample_dim
 from ..probing.probe import centred
+from ..race_records import YOURS
 from ..response.ask import natural_unit
 from ..response.fit import token_ids
 from ..response.perturb import Push, rms
@@ -65,7 +66,7 @@ def tasks(push: Push, loss: Loss | None = None, *, offsets: bool = False) -> lis
         with torch.no_grad():
             raw = push.probed.rerun_raw()
         unit = best_constant(loss, raw, push.probed.batch)
-        return [Task("your loss", lambda raw, _outputs, _inputs: loss(raw), unit, fresh=False)]
+        return [Task(YOURS, lambda raw, _outputs, _inputs: loss(raw), unit, fresh=False)]
     scored = [
         i for i, o in enumerate(push.probed.outputs) if o.ndim > 0 and sample_dim(o, push.probed.batch) is not None
     ]

@@ -19,6 +19,8 @@ from ..errors import ProbeError
 from ..probing.memory import storage_key
 from ..probing.probe import OutputChanged, centred, gradients
 from ..records import Response
+from ..sharding.layout import gathered, local
+from ..sharding.world import current
 from .drawn import given_draws, samples
 from .exchange import Disturbed
 from .fit import fit, token_ids
@@ -255,7 +257,7 @@ def _calmed(push: Push, sensitivity: float) -> float:
             if push.streamed is not None:
                 push.streamed.shrink(0.5)
             else:
-                torch._foreach_mul_([w.data for w in weights], 0.5)
+                torch._foreach_mul_([local(w.data) for w in weights], 0.5)
             start = push.forward(graph=False)[push.probed.primary]
             now = None if push.disturbed is None else _sensitivity(push, start, push.disturbed(thresholds.DISTURBANCE))
             if now is not None and math.isfinite(now):
@@ -295,7 +297,11 @@ def common(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
 
 def _silent(named: Iterable[tuple[str, Tensor | None]]) -> set[str]:
     """Names of the parameters whose gradient is exactly zero."""
-    return {n for n, g in named if g is not None and g.numel() and _all_zero(g)}
+    asked = [(n, local(g)) for n, g in named if g is not None and g.numel()]
+    zero = [not g.numel() or _all_zero(g) for _, g in asked]
+    if (world := current()) is not None:
+        zero = world.every(zero)
+    return {n for (n, _), nothing in zip(asked, zero, strict=True) if nothing}
 
 
 def _all_zero(gradient: Tensor) -> bool:
@@ -317,7 +323,11 @@ def _step(push: Push, gradients: Sequence[Tensor | None]) -> float:
     slopes = _writable([g for _, g in present])
     present = [(p, g) for (p, _), g in zip(present, slopes, strict=True)]
     with torch.no_grad():
-        norms = [float(n) for n in torch._foreach_norm(slopes, 1)]
+        # Of sharded gradients one at a time, whose parts the ranks add up.
+        alone = current() is None
+        norms = [
+            float(n) for n in (torch._foreach_norm(slopes, 1) if alone else (gathered(g.abs().sum()) for g in slopes))
+        ]
         for (parameter, slope), norm in zip(present, norms, strict=True):
             loud = not norm < LOUD_GRADIENT * slope.numel()
             step = slope.sgn_() if loud else slope.div_(slope.abs().add_(EPSILON))

@@ -11,6 +11,7 @@ from torch import Tensor
 from .. import thresholds
 from ..probing.modules import sample_dim
 from ..probing.probe import OutputChanged, centred, gradients
+from ..sharding.layout import local
 from .perturb import Push, rms
 
 #: Token scores are asked to tell this many classes apart, whatever the vocabulary: the task is as hard for every model.
@@ -99,7 +100,7 @@ def fit(push: Push, start: Tensor, unit: float, ids: Tensor | None) -> tuple[flo
     best = math.inf
     for rate in thresholds.FIT_RATES:
         push.restore()
-        adam = Adam([p.data for p in parameters], rate)
+        adam = Adam([local(p.data) for p in parameters], rate)
         for step in range(thresholds.FIT_STEPS + 1):
             output = push.forward(graph=True)[push.probed.primary].float()
             if output.shape != start.shape:
@@ -159,7 +160,7 @@ class Adam:
         for i, (value, gradient) in enumerate(zip(self._values, gradients, strict=True)):
             if gradient is None:
                 continue
-            g = gradient.detach()
+            g = local(gradient.detach())
             size = (g * g.conj()).real if g.is_complex() else g * g
             first, second = self._first[i], self._second[i]
             first = g * 0.1 if first is None else first.lerp_(g, 0.1)

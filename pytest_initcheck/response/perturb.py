@@ -20,6 +20,7 @@ from ..probing.layers import looks_up
 from ..probing.probe import Probed, named_trainable
 from ..probing.statistics import own_seed
 from ..probing.streamed import Streamed
+from ..sharding.layout import gathered, spread_as
 from .exchange import Disturbed, exchanged, replaced
 
 
@@ -116,9 +117,10 @@ def _swapper(probed: Probed) -> Callable[[], Disturbed] | None:
 
 def noisy(tensor: Tensor, size: float, generator: torch.Generator) -> Tensor:
     """Return ``tensor`` with noise of ``size`` times its RMS."""
-    noise = torch.randn(tensor.shape, generator=generator).to(tensor.device)
-    scale = tensor.detach().float().square().mean().sqrt() * size
-    return (tensor.detach().float() + noise * scale).to(tensor.dtype)
+    held = gathered(tensor.detach())
+    noise = torch.randn(held.shape, generator=generator).to(held.device)
+    scale = held.float().square().mean().sqrt() * size
+    return spread_as((held.float() + noise * scale).to(held.dtype), tensor)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from torch import Tensor
 from ..errors import ProbeError
 from ..probing.probe import gradients
 from ..records import ParameterRecord, Trace
+from ..sharding.layout import gathered
 from .perturb import Push, rms
 
 #: Of what the strongest parameter moves the output by, a weight that moves it by less than so many roundings is looked at.
@@ -94,5 +95,6 @@ def _moves(push: Push, name: str, gradient: Tensor) -> float:
 
 
 def _cosine(one: Tensor, other: Tensor) -> float:
+    one, other = gathered(one), gathered(other)
     sizes = rms(one) * rms(other)
     return float((one.double() * other.double()).mean()) / sizes if sizes else 0.0

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..probing.probe import centred, gradients
+from ..sharding.layout import gathered
 from ..words import named_error
 from .exchange import replaced
 from .perturb import Push, rms
@@ -60,7 +61,7 @@ def _pulls(push: Push) -> dict[str, float]:
         [size], list(push.parameters.values()), [torch.ones_like(size)], retain_graph=push.probed.holds_graph
     )
     return {
-        name: float((parameter.detach().double() * slope.double()).sum())
+        name: float(gathered((parameter.detach().double() * slope.double()).sum()))
         for (name, parameter), slope in zip(push.parameters.items(), found, strict=True)
         if slope is not None
     }

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from ..probing.backward import start
+from ..sharding.layout import gathered
 from .again import arrives
 from .ask import common
 from .perturb import Push, rms
@@ -37,7 +38,7 @@ def unreached_reasons(model: nn.Module, push: Push, unreached: list[str], called
     closed: list[str] = []
     ran = {owner: names for owner, names in groups.items() if owner in called or not owner}
     if ran:
-        closed = [n for n, p in push.parameters.items() if n not in reasons and not bool(p.detach().any())]
+        closed = [n for n, p in push.parameters.items() if n not in reasons and not bool(gathered(p.detach()).any())]
         if _moves(push, [n for names in ran.values() for n in names], closed):
             for names in list(ran.values())[:ONE_BY_ONE]:
                 if len(ran) == 1 or _moves(push, names, closed):

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from ..race_records import Race
+from ..race_records import YOURS, Race
 from ..records import Finding, Severity
 from ..words import number
 from .blame import LISTED
@@ -23,7 +23,6 @@ CONTESTED: dict[str, Severity] = {
     "input-blind": "warning",
     "chaotic-response": "note",
     "offset-output": "warning",
-    "blocked-gradient": "warning",
 }
 #: Rules that say nothing of how well a model learns, or say it for certain.
 BESIDE = frozenset(
@@ -49,6 +48,8 @@ BESIDE = frozenset(
 LARGE = 1_000_000
 #: Optimizer steps of a heat of a large model, and the passes that it may be raced for: every rate of its own, and one copy.
 FEW, FEW_PASSES = 12, 70
+#: Of a model whose units sum over fewer weights than this, forty steps say little: each weight moves as far as in a wide one.
+NARROW = 8.0
 #: A scale that is off by so many decades leaves a doubt.
 DOUBTFUL = 0.5
 #: What one optimizer-sized step moves an ordinary output by, the change of one that answers changes of the input, and its RMS
@@ -67,7 +68,7 @@ def unclear(case: Case, found: Iterable[Finding]) -> bool:
     if accused(found):
         return True
     found = [f for f in found if f.rule not in BESIDE]
-    if size(case) > LARGE:
+    if size(case) > LARGE or width(case) < NARROW:
         return False
     if found or any(abs(s.decades) >= DOUBTFUL and not s.absorbed for s in case.culprits):
         return True
@@ -89,6 +90,16 @@ def accused(found: Iterable[Finding]) -> bool:
     return any(f.severity == "error" and f.rule in CONTESTED for f in found)
 
 
+def width(case: Case) -> float:
+    """Return how many weights add up in a unit, on average over the weights; infinite where there are none."""
+    sizes = [
+        (p.fan_in, p.value.count)
+        for p in case.trace.parameters.values()
+        if p.requires_grad and p.fan_in and p.value is not None
+    ]
+    return sum(f * n for f, n in sizes) / sum(n for _, n in sizes) if sizes else math.inf
+
+
 def size(case: Case) -> int:
     """Return the number of parameters."""
     return sum(math.prod(p.shape) for p in case.trace.parameters.values())
@@ -101,16 +112,19 @@ def settled(case: Case, found: Iterable[Finding]) -> Iterator[Finding]:
         yield from found
         return
     told = race.outcome == "lost" and accused(found)
+    asked = any(h.task == YOURS for h in race.heats)
     for f in found:
         if f.rule == "outperformed" and told:  # a finding that says what is wrong says by how much, too
             continue
-        if f.rule not in CONTESTED or f.severity != "error":
+        # What your own loss is learned with is nothing to be warned of.
+        mild = f.severity == "note" or (f.severity == "warning" and not (asked and race.outcome == "held"))
+        if f.rule not in CONTESTED or mild:
             yield f
         elif race.outcome == "lost":
             yield replace(f, summary=f"{f.summary}; {race.words}", fix=race.fix)
         else:
             summary = f"{f.summary}; but it learns: {race.words}"
-            yield replace(f, severity="note" if race.learned else CONTESTED[f.rule], summary=summary, fix="")
+            yield replace(f, severity="note" if asked or race.learned else CONTESTED[f.rule], summary=summary, fix="")
 
 
 @rule(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..race_records import Race
-from ..records import ConstructionFault, Finding, NotFinite, Response, Severity, Stray, Trace
+from ..records import ConstructionFault, Finding, NotFinite, Response, Severity, Spread, Stray, Trace
 from ..settings import Settings
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ class Case:
         absent: parameters whose gradient is zero here, and is not with other inputs or other randomness.
         rounding: weights whose gradient is nothing but rounding, each with its size against the strongest one.
         shared: paths of each module that is registered several times in one place.
+        spread: how parameters and buffers lie on the ranks; empty for a model of one process.
         race: whether another initialization learns better; ``None`` where there was no need to ask.
         streamed: whether the weights were never all in memory, so that no fit was asked.
     """
@@ -52,6 +53,7 @@ class Case:
     absent: frozenset[str] = frozenset()
     rounding: Mapping[str, float] = field(default_factory=dict)
     shared: Sequence[tuple[str, ...]] = ()
+    spread: Sequence[Spread] = ()
     race: Race | None = None
     streamed: bool = False
 

@@ -18,6 +18,8 @@ from ..models.inputs import resolve_inputs
 from ..probing.call import Call
 from ..probing.guard import untouched
 from ..probing.modules import held_by
+from ..sharding.flat import is_flat
+from ..sharding.layout import gathered, is_sharded, whole_to_fill
 from .auto import Values
 from .choices import chooser, scheme_called
 from .distributions import Named
@@ -96,6 +98,10 @@ def carry_out(
         generator: source of randomness; torch's own one if ``None``.
         tolerance, passes: as :func:`~pytest_initcheck.apply_init`.
     """
+    if planned.on_data and any(is_sharded(p) for p in model.parameters()):
+        raise SettingsError(
+            "a scheme that scales weights by what layers return needs whole layers: apply it before the model is sharded"
+        )
     _fill(model, planned.plan, generator)
     if not planned.on_data:
         return planned.plan
@@ -122,13 +128,15 @@ def put_back_unless_done(model: nn.Module, *, always: bool = False) -> Iterator[
 def _refuse(model: Any) -> None:
     if not isinstance(model, nn.Module):
         raise SettingsError(f"model must be an nn.Module, which is changed in place (got {type(model).__name__})")
+    if is_flat(model):
+        raise SettingsError(
+            f"{type(model).__name__} holds flat vectors of parameters without shapes: initialize the model before it is wrapped"
+        )
     for name, p in model.named_parameters():
         if isinstance(p, UninitializedParameter):
             raise SettingsError(f"{name} has no shape yet; run one batch through the lazy model, then initialize it")
         if p.device.type == "meta":
             raise SettingsError(f"{name} is on the meta device; call model.to_empty(device=...) first")
-        if any(cls.__name__ == "DTensor" for cls in type(p).__mro__):
-            raise SettingsError(f"{name} is a DTensor; initialize the model before it is distributed")
 
 
 def _seen(
@@ -146,7 +154,7 @@ def _seen(
 
 
 def _values(model: nn.Module, place: Place) -> Values:
-    tensor = _tensor(model, place)
+    tensor = gathered(_tensor(model, place))
     if not tensor.is_floating_point() or not tensor.numel():
         return Values(math.nan, False, True)
     v = tensor.detach()
@@ -212,7 +220,7 @@ def _plan(
         if draw is not None:
             _writable(model, place)
         told = origins and tensor.is_floating_point() and tensor.numel() > 0
-        drawn = origin(tensor, place, place.use) if told else None
+        drawn = origin(gathered(tensor.detach()), place, place.use) if told else None
         changes.append(Change(place, draw, why, before=values[place.name].rms, origin=drawn))
     return changes
 
@@ -290,7 +298,8 @@ def _fill(model: nn.Module, plan: Plan, generator: torch.Generator | None) -> No
         how = {"out_dim": use.out_dim, "in_dim": use.in_dim, "groups": use.groups}
         try:
             if not place.made_by:
-                fill_(model.get_parameter(place.name), change.draw, generator=generator, **how)
+                with whole_to_fill(model.get_parameter(place.name)) as weight:
+                    fill_(weight, change.draw, generator=generator, **how)
             else:
                 weight = torch.empty_like(_tensor(model, place), requires_grad=False)
                 _set(model, place, fill_(weight, change.draw, generator=generator, **how))

@@ -23,6 +23,11 @@ from ..errors import SettingsError, UnexpectedInit
 from ..models.build import build
 from ..probing.statistics import kurtosis, measure, settle
 from ..schemes.distributions import name_distribution
+from ..settings import Settings
+from ..sharding.flat import is_flat, whole_copy
+from ..sharding.layout import gathered, is_distributed, kind_of
+from ..sharding.verdict import as_one
+from ..sharding.world import current
 from ..words import further, plural, some
 from .drift import Sample, drifted
 from .expect import TESTS, Distribution, Expectation, Misfit, misfits, sampled
@@ -135,6 +140,14 @@ def assert_initialized(
             raise SettingsError(
                 f"{pattern!r} must map to an expectation such as normal(std=0.02) or zeros() (got {value!r})"
             )
+    if current() is None and is_distributed(model):
+        split, rate = model, false_alarm_rate
+
+        def asserted() -> Initialization:
+            whole = whole_copy(split) if is_flat(split) else split
+            return assert_initialized(whole, expected, false_alarm_rate=rate)
+
+        return as_one(split, Settings().timeout, asserted, str)
     found = list(_parameters_of(model))
     chosen = _chosen(found, expected)
     again = _reset(model) if any(expected[p].of is None for p in chosen.values()) else {}
@@ -151,7 +164,7 @@ def assert_initialized(
         looks = _looks(p.values) if told else ""
         checked.append(Checked(p.name, tuple(p.values.shape), pattern, str(expectation), tuple(told), looks))
     uncovered = tuple(p.name for p in found if p.name not in chosen and not p.inner)
-    report = Initialization(type(model).__name__, tuple(checked), uncovered, false_alarm_rate)
+    report = Initialization(kind_of(model), tuple(checked), uncovered, false_alarm_rate)
     if report.failed:
         raise UnexpectedInit(str(report), report=report)
     return report
@@ -187,9 +200,9 @@ def _parameters_of(model: nn.Module) -> Iterator[_Parameter]:
                 made.add((id(owner), tensor))
                 with torch.no_grad():
                     yield _Parameter(before + tensor, (before + tensor,), getattr(owner, tensor).detach())
-        whole = p.full_tensor() if hasattr(p, "full_tensor") else p
+        whole = gathered(p.detach())
         if whole.is_floating_point():
-            yield _Parameter(name, tuple(names[id(p)]), whole.detach(), inner=bool(inside))
+            yield _Parameter(name, tuple(names[id(p)]), whole, inner=bool(inside))
 
 
 def _chosen(found: list[_Parameter], expected: Mapping[str, Expectation]) -> dict[str, str]:

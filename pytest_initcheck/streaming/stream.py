@@ -146,7 +146,7 @@ def _refuse_what_does_not_fit(parts: Sequence[Part]) -> None:
 def _said(parts: Sequence[Part]) -> str:
     blocks = [part for part in parts if part.block]
     first, last = blocks[0].name, blocks[-1].name
-    return f"streamed: {len(blocks)} blocks ({first} to {last}) were drawn one at a time, each from a seed of its own; fixes were not tried"
+    return f"streamed: {len(blocks)} blocks ({first} to {last}) were drawn one at a time, each from a seed of its own; a race and fixes were not asked"
 
 
 def _arguments(request: Request) -> str:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..probing.backward import start
 from ..probing.operands import Use, twin_rows
 from ..probing.statistics import kurtosis, measure, settle
-from ..probing.streamed import Known
+from ..probing.streamed import AsDrawn
 from ..records import Stats
 from ..response.ask import EPSILON, LOUD_GRADIENT
 from .changes import CHUNK, Exact, Shrink, Step, signs_of
@@ -39,7 +39,7 @@ class Sweeps:
 
     def __init__(self, weights: Weights, trained: Mapping[str, nn.Parameter]) -> None:
         self._weights, self._trained = weights, trained
-        self._known: dict[str, Known] = {}
+        self._known: dict[str, AsDrawn] = {}
         self._marks: dict[str, Tensor] = {}
         self._step = Step()
         self._norm = 0.0
@@ -68,7 +68,7 @@ class Sweeps:
 
         def look(name: str, p: nn.Parameter) -> None:
             if name in uses and (share := twin_rows(p, uses[name])):
-                self._known[name] = Known(self._known[name].value, self._known[name].kurtosis, share)
+                self._known[name] = AsDrawn(self._known[name].value, self._known[name].kurtosis, share)
 
         def take(name: str, gradient: Tensor) -> None:
             found[name] = _stats(gradient, exact=exact)
@@ -78,7 +78,7 @@ class Sweeps:
         self._weights.finish(look)
         return found, arrived
 
-    def known(self, name: str) -> Known:
+    def known(self, name: str) -> AsDrawn:
         if name not in self._known:
             self._weights.finish(self._read)
         return self._known[name]
@@ -171,7 +171,7 @@ class Sweeps:
             self._step.directions[name] = signs_of(gradient, _size(gradient))
 
     def _read(self, name: str, p: nn.Parameter) -> None:
-        self._known[name] = Known(_stats(p), kurtosis([p])[0])
+        self._known[name] = AsDrawn(_stats(p), kurtosis([p])[0])
 
 
 def _size(gradient: Tensor) -> float:

@@ -25,6 +25,7 @@ VALUES = {
     "fail_on": ("warning", "warning", "never", "never"),
     "deferred": ("init_weights", "init_weights", "reset", "reset"),
     "stream": ("layers.*", "layers.*", "true", "true"),
+    "timeout": ("30", 30, "60", 60),
     "debug": ("true", True, "false", False),
 }
 

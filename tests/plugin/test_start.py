@@ -70,7 +70,7 @@ def test_what_else_is_written_out_is_what_it_says(pytester: pytest.Pytester):
 
     assert f"{report_files.HELP} (repeatable)" in text
     assert "{" + ",".join(options.WATCH) + "}" in text
-    assert f"may take in all (default: {options.BUDGET:g})" in text
+    assert f"of the suite's own (default: {options.BUDGET:g})" in text
     assert f"a false alarm (default: {options.ALPHA:g})" in text
 
 
