@@ -1,4 +1,4 @@
-"""One model is examined: placed, fed, probed, pushed, judged, and what is sick is mended on a copy."""
+"""One model is examined: placed, fed, probed, pushed, judged, and what would mend it is tried."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
 from . import rules, thresholds
+from .budget import TimeBudget
 from .errors import ProbeError, SettingsError
-from .mend import Whole, edits_of, mend
+from .mend import ABOUT_VALUES, Whole, edits_of, mend
 from .models.inputs import describe, resolve_inputs
 from .phases import doing, told_to
 from .probing.call import Call, walk
@@ -43,7 +44,7 @@ from .rules.blame import candidates
 from .rules.culprits import suspects, typical_deviation
 from .rules.named import worst_layers
 from .schemes.distributions import Named
-from .schemes.fill import initialize
+from .schemes.fill import Planned, carry_out, plan_for
 from .schemes.origins import ROWS, VALUES, drawn_from, origin, spread_with_origins
 from .settings import Settings
 from .sharding.batches import shared
@@ -68,8 +69,10 @@ class Request:
         name: what the report calls the model; its class name if ``None``.
         extra_rules: rules of other plugins by name.
         race: which models are raced against repaired copies: those in ``"doubt"``, ``"accused"`` ones alone, or ``"none"``.
-        fixes: whether an unhealthy model is explained: fixes tried on copies, distributions named, histograms taken.
+        fixes: whether an unhealthy model is explained: fixes tried, distributions named, histograms taken.
         streamed: what is asked in place of the weights, where they are never all in memory; fixes are not tried then.
+        budget: what the check spends from; that of the settings if ``None``.
+        refill: gives the parameters the values that they have now once more; without it a copy is kept.
     """
 
     inputs: Any = None
@@ -80,6 +83,8 @@ class Request:
     race: Literal["doubt", "accused", "none"] = "doubt"
     fixes: bool = True
     streamed: Streamed | None = None
+    budget: TimeBudget | None = None
+    refill: Callable[[], None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +118,16 @@ def examine(model: nn.Module, request: Request, faults: Mapping[str, Constructio
     if current() is None and is_distributed(model):
         return one_report(model, request.settings.timeout, lambda whole: examine(whole, request, faults))
     _refuse(model)
-    measured = _measured_in_any_format(model, request, {} if faults is None else faults)
+    # Ranks have clocks of their own, but must stop at the same pass.
+    limits, alone = request.settings.time_budget, current() is None
+    request = replace(request, budget=request.budget or TimeBudget.of(limits, clock=alone))
+    try:
+        measured = _measured_in_any_format(model, request, {} if faults is None else faults)
+    except ProbeError as error:
+        # Parameters without values are refused before; a buffer that nothing reads does no harm.
+        if absent := next((n for n, b in model.named_buffers() if b.is_meta), None):
+            raise ProbeError(_on_meta(absent, model)) from error
+        raise
     case, settings = measured.case, request.settings
     names = [*case.trace.layers, *case.trace.parameters, *case.unwritten, *(s.name for s in case.spread)]
     names += [
@@ -131,6 +145,10 @@ def examine(model: nn.Module, request: Request, faults: Mapping[str, Constructio
     trace = case.trace
     if request.fixes and findings and request.streamed is None and not _sharded():
         findings = _mended(measured, request, findings)
+        untried = any(f.severity == "error" and f.rule in ABOUT_VALUES and not f.fix for f in findings)
+        if untried and request.budget is not None and request.budget.left <= 0:
+            told = f"the time budget ({request.budget}) is spent: not every fix was tried"
+            measured = _told(measured, told)
         trace = _with_histograms(measured, settings, findings)
     return Report(
         model=request.name or kind_of(model),
@@ -160,9 +178,14 @@ def _measured_in_any_format(model: nn.Module, request: Request, faults: Mapping[
     # This device cannot run the format: measure in float32, where the rules predict what would not fit.
     wide = replace(request, settings=replace(request.settings, dtype="float32"))
     found = _measured(model, wide, faults)
-    told = f"{request.settings.dtype}: this device cannot run it; predicted from a float32 probe"
-    trace = replace(found.case.trace, unseen=(*found.case.trace.unseen, told))
-    return replace(found, case=replace(found.case, trace=trace, settings=request.settings))
+    found = _told(found, f"{request.settings.dtype}: this device cannot run it; predicted from a float32 probe")
+    return replace(found, case=replace(found.case, settings=request.settings))
+
+
+def _told(measured: Measured, sentence: str) -> Measured:
+    """The same, with one more sentence on what could not be seen."""
+    trace = replace(measured.case.trace, unseen=(*measured.case.trace.unseen, sentence))
+    return replace(measured, case=replace(measured.case, trace=trace))
 
 
 def _measured(model: nn.Module, request: Request, faults: Mapping[str, ConstructionFault]) -> Measured:
@@ -170,13 +193,13 @@ def _measured(model: nn.Module, request: Request, faults: Mapping[str, Construct
     settings = request.settings
     found = _measured_once(model, request, faults)
     for further in range(1, OTHER_SEEDS + 1):
-        if not found.dropped:
+        if not found.dropped or (request.budget is not None and request.budget.left <= 0):
             break
         told = f"seed {found.case.trace.seed}: {some(found.dropped)} did not take part in the pass; measured with another seed"
         other = replace(request, settings=replace(settings, seed=settings.seed + 1000 * further))
         found = _measured_once(model, other, faults)
-        trace = replace(found.case.trace, unseen=(*found.case.trace.unseen, told))
-        found = replace(found, case=replace(found.case, trace=trace, settings=settings))
+        found = _told(found, told)
+        found = replace(found, case=replace(found.case, settings=settings))
     return found
 
 
@@ -189,7 +212,8 @@ def _measured_once(model: nn.Module, request: Request, faults: Mapping[str, Cons
     alike = _alike(given)
     # Centred over equal samples everything is zero: ask about the output as a whole instead.
     call = replace(given, batch=None) if alike else given
-    with untouched(subject, tensors=call.tensors, also=(call.args, call.kwargs, loss)) as guard:
+    refill = request.refill if subject is model else None
+    with untouched(subject, tensors=call.tensors, also=(call.args, call.kwargs, loss), refill=refill) as guard:
         guard.backup_parameters()  # a forward pass may write to its own weights
         bounded = bool(settings.activation_std or settings.gradient_std)
         streamed = request.streamed
@@ -202,6 +226,7 @@ def _measured_once(model: nn.Module, request: Request, faults: Mapping[str, Cons
             mode=settings.mode,
             exact=bounded,
             streamed=streamed,
+            budget=request.budget,
         )
         trace = probed.trace
         named = None if streamed is None or not request.fixes else _named_as_drawn(streamed, probed)
@@ -383,7 +408,15 @@ def _raced(measured: Measured, request: Request, findings: Iterable[Finding]) ->
     with told_to(None), untouched(measured.subject, tensors=call.tensors, also=(call.args, call.kwargs, loss)) as guard:
         guard.backup_parameters()
         try:
-            probed = run_probe(measured.subject, call, guard=guard, loss=loss, seed=settings.seed, mode=settings.mode)
+            probed = run_probe(
+                measured.subject,
+                call,
+                guard=guard,
+                loss=loss,
+                seed=settings.seed,
+                mode=settings.mode,
+                budget=request.budget,
+            )
             probed.gradients.clear()
             push = push_of(probed, guard, seed=settings.seed)
             accused = rules.raced.accused(errors)
@@ -411,11 +444,13 @@ def _given(call: Call) -> tuple[Any, ...]:
 
 
 def _anew(measured: Measured, request: Request) -> Whole:
-    """Initializes all of a copy by ``"auto"``."""
+    """Initializes all of a model by ``"auto"``, planned once: each time to the same values."""
     _, called = _unwrapped(measured.subject)
+    plans: list[Planned] = []
 
     def anew(trial: nn.Module) -> str:
-        initialize(trial, "auto", _given(measured.call), seed=request.settings.seed)
+        plans[:] = plans or [plan_for(trial, "auto", _given(measured.call), {})]
+        carry_out(trial, plans[0], torch.Generator().manual_seed(request.settings.seed))
         arguments = called if request.inputs is None else f"{called}, inputs=inputs"
         code = f"# without this import: print(pytest_initcheck.recommend_init({arguments}).code())"
         return f"import pytest_initcheck\npytest_initcheck.apply_init({arguments})\n{code}"
@@ -430,8 +465,8 @@ def _mended(measured: Measured, request: Request, findings: list[Finding]) -> li
     given = _given(measured.call)
     trial_request = replace(request, inputs=given, settings=plain, name=None, fixes=False, race="none")
 
-    def again(trial: nn.Module) -> tuple[Finding, ...]:
-        return examine(trial, trial_request).findings
+    def again(trial: nn.Module, refill: Callable[[], None]) -> tuple[Finding, ...]:
+        return examine(trial, replace(trial_request, refill=refill)).findings
 
     doing("trying fixes")
     with told_to(None):
@@ -444,6 +479,7 @@ def _mended(measured: Measured, request: Request, findings: list[Finding]) -> li
             whole=_anew(measured, request),
             seed=request.settings.seed,
             called=called,
+            budget=request.budget,
             proven=case.race.fix if case.race is not None else "",
             alone=case.race.alone if case.race is not None else "",
         )
@@ -479,10 +515,7 @@ def _refuse(model: nn.Module) -> None:
     kind = kind_of(model)
     for name, parameter in model.named_parameters():
         if parameter.is_meta:
-            raise ProbeError(
-                f"{name} of {kind} is on the meta device and has no values: check the model after to_empty() and its "
-                "initialization, or give a factory that builds it elsewhere"
-            )
+            raise ProbeError(_on_meta(name, model))
         if isinstance(parameter, UninitializedParameter):
             continue
         if parameter.requires_grad and parameter.element_size() == 1:
@@ -495,6 +528,13 @@ def _refuse(model: nn.Module) -> None:
                 f"elements of {name} of {kind} share memory (an expanded tensor), so no optimizer can step it: "
                 "make the parameter of a clone()"
             )
+
+
+def _on_meta(name: str, model: nn.Module) -> str:
+    return (
+        f"{name} of {type(model).__name__} is on the meta device and has no values: check the model after to_empty() and its "
+        "initialization, or give a factory that builds it elsewhere"
+    )
 
 
 def _placed(model: nn.Module, settings: Settings, *, streamed: bool = False) -> nn.Module:

@@ -1,15 +1,18 @@
-"""What would cure it: the smallest edit of the weights after which a copy of the model passes."""
+"""What would cure it: the smallest edit of the weights after which the model passes, tried in place and taken back."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 from torch import nn
+from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 
+from .budget import TimeBudget
+from .probing.guard import untouched
 from .records import Finding, ParameterRecord, Trace
 from .rules.culprits import Suspect, expected_std
 from .rules.named import layer_of
@@ -58,7 +61,7 @@ class Edit:
             return
         with torch.no_grad():
             if self.kind == "normal":
-                values = torch.randn(parameter.shape, generator=generator) * self.std
+                values = torch.randn(parameter.shape, generator=generator).mul_(self.std)
                 parameter.copy_(values.to(parameter))
             else:
                 parameter.fill_(self.std)
@@ -75,8 +78,9 @@ class Edit:
         return f"torch.nn.init.constant_({target}, {self.std:g})"
 
 
-Recheck = Callable[[nn.Module], Iterable[Finding]]
-#: Initializes all of a model, and returns the line that does the same.
+#: Checks a model, and is given what brings it back to the values that it is to be checked with.
+Recheck = Callable[[nn.Module, Callable[[], None]], Iterable[Finding]]
+#: Initializes all of a model, each time to the same values, and returns the line that does the same.
 Whole = Callable[[nn.Module], str]
 
 
@@ -90,13 +94,14 @@ def mend(
     whole: Whole | None = None,
     seed: int = 0,
     called: str = "model",
+    budget: TimeBudget | None = None,
     proven: str = "",
     alone: str = "",
 ) -> list[Finding]:
-    """Return the findings with fixes that were tried on a copy of ``model``, and without fixes that did not help.
+    """Return the findings with fixes that were tried on ``model``, and without fixes that did not help.
 
     Args:
-        model: the model that was probed; it is not changed.
+        model: the model that was probed; every edit is taken back.
         trace: what was measured.
         findings: what was found.
         suspects: what stands out, most suspicious first.
@@ -104,6 +109,7 @@ def mend(
         whole: what to try in place of more than a few edits.
         seed: seed of new values.
         called: what the fixes call the model.
+        budget: nothing more is tried once it is spent.
         proven: a fix that a race was won with, which needs no trial.
         alone: the only parameter that it changes.
     """
@@ -123,6 +129,8 @@ def mend(
     if errors:
         others_stand = {f.rule for f in findings if f.severity == "error" and f.rule not in ABOUT_VALUES}
         for plan in plans(trace, errors, suspects):
+            if budget is not None and budget.left <= 0:
+                break
             if whole is not None and len(plan) > LISTED:
                 text = _tried(model, whole, judge, others_stand)
                 whole = None
@@ -148,7 +156,7 @@ def _following(f: Finding, cured: str, trace: Trace, suspects: list[Suspect]) ->
     if not f.layers or f.severity != "error" or f.layers[0] in (cured, layer.name if layer is not None else cured):
         return f
     cause = next((s.cause for s in suspects if s.name == cured and not s.common), "")
-    cause = cause or f"a copy of the model passes once {cured} alone has its usual values"
+    cause = cause or f"the model passes once {cured} alone has its usual values"
     names = tuple(dict.fromkeys((cured, *f.layers)))
     return finding(f.rule, f.severity, names, f.summary, evidence=f.evidence, cause=cause, fix=f.fix, advice=f.advice)
 
@@ -161,14 +169,28 @@ def _edit(plan: list[Edit], seed: int, called: str, model: nn.Module) -> str:
 
 
 def _tried(model: nn.Module, change: Whole, judge: Recheck, others: set[str]) -> str:
-    """What ``change`` says of itself, if a copy that it changed fails no rules but ``others``; ``""`` if it does."""
+    """What ``change`` says of itself, if the model that it changed fails no rules but ``others``; ``""`` if it does.
+
+    In place, and taken back: of the weights there is one copy, whatever is tried.
+    """
     try:
-        trial = copy.deepcopy(model)
-    except Exception:  # a model that cannot be copied cannot be tried on: then no fix is offered
-        return ""
-    try:
-        text = change(trial)
-        left = {f.rule for f in judge(trial) if f.severity == "error"}
+        with untouched(model) as guard:
+            guard.backup_parameters()
+
+            def changed() -> str:
+                # A graph that the user holds must not take its weights for changed once they are put back.
+                with ExitStack() as versions:
+                    for parameter in model.parameters():
+                        versions.enter_context(_unsafe_preserve_version_counter(parameter))
+                    return change(model)
+
+            def again() -> None:
+                guard.restore_parameters()
+                changed()
+
+            text = changed()
+            # What was not decided of it is no cure.
+            left = {f.rule for f in judge(model, again) if f.severity == "error" or f.rule == "undecided"}
     except Exception:  # what cannot be given other weights (a lazy layer), or run with them, cannot be cured by them
         return ""
     return text if left <= others else ""

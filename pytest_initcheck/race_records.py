@@ -50,6 +50,7 @@ class Race:
         passes: training steps that were run, of all that ran.
         runs: pairs of a start and a rate that were run.
         told: why it is open, in words.
+        cut: whether the time budget was spent before a doubt was settled.
     """
 
     outcome: Ending
@@ -60,6 +61,7 @@ class Race:
     passes: int = 0
     runs: int = 0
     told: str = ""
+    cut: bool = False
 
     @property
     def learned(self) -> bool:

@@ -205,6 +205,7 @@ class Response:
             and go let none be asked, whether it would have been.
         with_unit_inputs: RMS of the output over the samples if the inputs had mean 0 and std 1; asked only of outputs off the
             unit scale whose inputs are off it, too.
+        cut: what ``residual`` was when the time budget was spent, where that decides nothing; ``residual`` is ``None`` then.
     """
 
     movement: tuple[float, ...] = ()
@@ -225,6 +226,7 @@ class Response:
     mixing: float | None = None
     mixed_at: str | None = None
     mixed_by_softmax: bool = False
+    cut: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -134,6 +134,26 @@ def _stream(name: str, value: Any) -> str | None:
     return text
 
 
+def _budget(name: str, value: Any) -> str:
+    """``"60x"`` (bare steps), ``20`` or ``"20s"`` (seconds), both, or ``"none"``; returns them in this form, steps first."""
+    text = f"{value:g}" if isinstance(value, int | float) and not isinstance(value, bool) else value
+    expected = "bare steps (60x), seconds (20s), both (60x,20s) or none"
+    if not isinstance(text, str):
+        raise _fail(name, expected, value)
+    parts = [part for part in re.split(r"[,\s]+", text.strip().lower()) if part]
+    if parts == ["none"]:
+        return "none"
+    found: dict[str, str] = {}
+    for part in parts:
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)(x|s?)", part)
+        if match is None or (match[2] or "s") in found:
+            raise _fail(name, expected, value)
+        found[match[2] or "s"] = match[1]
+    if not found:
+        raise _fail(name, expected, value)
+    return ",".join(found[unit] + unit for unit in ("x", "s") if unit in found)
+
+
 def _words(name: str, value: Any) -> tuple[str, ...]:
     if value is None:
         return ()
@@ -250,6 +270,13 @@ SETTINGS: tuple[Setting, ...] = (
         bare="true",
     ),
     Setting(
+        "time_budget",
+        "200x,20s",
+        _budget,
+        "what an unclear model may cost: bare steps (60x), seconds (20s), both, or none",
+        "LIMITS",
+    ),
+    Setting(
         "timeout",
         120,
         _integer(1),
@@ -287,6 +314,7 @@ class Settings:
     fail_on: str = "error"
     deferred: str | None = None
     stream: str | None = None
+    time_budget: str = "200x,20s"
     timeout: int = 120
     debug: bool = False
     #: Settings that somebody gave and that bear on the report, by name: what the reproduction line shows.

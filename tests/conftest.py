@@ -45,6 +45,9 @@ def boom():
 def number():
     return 3
 
+def meta():
+    return nn.Sequential(nn.Linear(8, 8, device="meta"))
+
 built = Healthy()
 """
 

@@ -48,6 +48,7 @@ def test_unhealthy(capsys: pytest.CaptureFixture[str]):
         (["zoo.py:boom"], "initcheck: zoo.py:boom: building the model failed (RuntimeError: no such thing)"),
         (["zoo.py:number"], "initcheck: zoo.py:number: the factory returned an int"),
         (["zoo.py:Raises", "--input", "8x8"], "out of cheese"),
+        (["zoo.py:meta", "--input", "8x8"], "0.weight of Sequential is on the meta device and has no values: check"),
         ([*HEALTHY, "--input", "8x8"], "initcheck: zoo.py:Healthy: "),
         (["zoo.py:Healthy", "zoo.py:Sick", "--input", "8xx"], "initcheck: input '8xx' is not a shape: "),
         (["zoo.py:Healthy", "--input", "1000000000000x8"], "asks for 32,000,000,000,000 bytes (32 TB)"),

@@ -44,7 +44,8 @@ def scores(vocabulary: int = 50) -> nn.Sequential:
 
 
 def fitted(push: Push, ids: Tensor | None = None) -> tuple[float, int | None]:
-    return fit(push, push.start, 1.0, ids)
+    found = fit(push, push.start, 1.0, ids)
+    return found.left, found.steps
 
 
 # -- targets
@@ -138,7 +139,8 @@ def test_the_fit_ends_as_soon_as_enough_is_fitted(pushed: Pushed):
 def test_what_says_nothing_of_its_inputs_leaves_the_whole_error(pushed: Pushed, unit: float, offset: float):
     push = pushed(Formed(lambda w, x: w * 0 * x + offset), X)
 
-    left, steps = fit(push, push.start, unit, None)
+    found = fit(push, push.start, unit, None)
+    left, steps = found.left, found.steps
 
     assert left == pytest.approx(1.0, rel=1e-5)
     assert steps == thresholds.FIT_STEPS

@@ -523,6 +523,36 @@ def test_a_model_on_the_meta_device() -> None:
         check_init(nn.Linear(6, 3, device="meta"), "8x6")
 
 
+class MetaBuffer(nn.Module):
+    """A buffer without values that the forward pass reads, or does not."""
+
+    def __init__(self, read: bool) -> None:
+        super().__init__()
+        self.linear, self.read = nn.Linear(6, 3), read
+        self.register_buffer("scale", torch.ones(3, device="meta"))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.linear(x)
+        return out * self.scale if self.read else out
+
+
+@pytest.mark.parametrize("inputs", ["8x6", None])
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        (lambda: nn.Sequential(nn.Linear(6, 3), nn.Linear(3, 3, device="meta")), "1.weight of Sequential"),
+        (lambda: MetaBuffer(read=True), "scale of MetaBuffer"),
+    ],
+)
+def test_a_model_that_is_partly_on_the_meta_device(model: Any, name: str, inputs: Any) -> None:
+    with pytest.raises(ProbeError, match=rf"^{name} is on the meta device and has no values: check the model after"):
+        check_init(model(), inputs)
+
+
+def test_a_buffer_on_the_meta_device_that_nothing_reads() -> None:
+    assert check_init(MetaBuffer(read=False), torch.randn(8, 6)).ok
+
+
 def test_a_loss_that_is_not_defined_for_zeros() -> None:
     def loss(out: Tensor) -> Tensor:
         if not bool(out.any()):

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 
 #: From the ground up. Whatever a module imports, at its top or in a function, stands on its own floor or below.
 FLOORS = (
-    ("errors", "phases", "race_records", "records", "settings", "thresholds", "gain_table", "words"),
+    ("budget", "errors", "phases", "race_records", "records", "settings", "thresholds", "gain_table", "words"),
     ("rules",),
     ("sharding",),
     ("probing",),

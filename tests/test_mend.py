@@ -1,15 +1,17 @@
-"""What would cure a sick model: tried on copies, the smallest edit first, and nothing that did not help."""
+"""What would cure a sick model: tried in place, the smallest edit first, and nothing that did not help."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from pytest_initcheck import Finding, Report, check_init
+from pytest_initcheck.budget import TimeBudget
 from pytest_initcheck.errors import SettingsError
 from pytest_initcheck.mend import LISTED, Edit, healthy, mend
 from pytest_initcheck.rules.culprits import Suspect, expected_std, suspects
@@ -50,11 +52,12 @@ def offered(
     *,
     findings: Iterable[Finding] = (SICK,),
     blamed: Iterable[Suspect] | None = None,
-    **options: Callable[[nn.Module], str],
+    **options: Any,
 ) -> list[str]:
     """The fixes that come of a judge that is a stand-in for the check."""
     trace = checked(model, ignore=["*"]).trace
-    found = mend(model, trace, findings, suspects(trace) if blamed is None else blamed, judge, **options)
+    blamed = suspects(trace) if blamed is None else blamed
+    found = mend(model, trace, findings, blamed, lambda trial, again: judge(trial), **options)
     return [f.fix for f in found]
 
 
@@ -147,11 +150,10 @@ class Uncopied(nn.Sequential):
         raise TypeError("there is only one of me")
 
 
-def test_a_model_that_cannot_be_copied_is_judged_without_a_fix():
+def test_a_model_that_cannot_be_copied_gets_a_fix():
     found = errors(checked(Uncopied(*stack(_2_weight=0.0))))
 
-    assert found
-    assert {f.fix for f in found} == {""}
+    assert {f.fix for f in found} == {"torch.nn.init.normal_(model.get_parameter('2.weight'), std=0.25)"}
 
 
 @pytest.mark.parametrize("count", [1, LISTED, LISTED + 1])
@@ -178,10 +180,11 @@ def zero(model: nn.Module, name: str) -> bool:
 
 def test_the_smallest_edit_that_helps_is_offered_though_larger_ones_would_help_too():
     model = stack(_2_weight=100.0, _4_weight=100.0, _2_bias=9.0)
+    before = copy.deepcopy(model)
     tried: list[int] = []
 
     def judge(trial: nn.Module) -> list[Finding]:
-        changed = [n for n, p in trial.named_parameters() if not torch.equal(p, model.get_parameter(n))]
+        changed = [n for n, p in trial.named_parameters() if not torch.equal(p, before.get_parameter(n))]
         tried.append(len(changed))
         return [] if "4.weight" in changed else [SICK]
 
@@ -190,6 +193,35 @@ def test_the_smallest_edit_that_helps_is_offered_though_larger_ones_would_help_t
     assert "'4.weight'" in fix
     assert len(fix.splitlines()) == 1
     assert set(tried) == {1}
+
+
+def test_a_trial_is_made_in_place_can_be_made_again_and_is_taken_back():
+    model = stack(_2_weight=0.0)
+    before = copy.deepcopy(model.state_dict())
+    seen: list[bool] = []
+
+    def judge(trial: nn.Module, again: Callable[[], None]) -> list[Finding]:
+        first = copy.deepcopy(trial.state_dict())
+        with torch.no_grad():
+            for p in trial.parameters():
+                p.add_(1.0)
+        again()
+        seen.append(trial is model and all(torch.equal(first[n], v) for n, v in trial.state_dict().items()))
+        return [SICK]
+
+    trace = checked(model, ignore=["*"]).trace
+    mend(model, trace, [SICK], suspects(trace), judge)
+
+    assert seen
+    assert all(seen)
+    assert all(torch.equal(before[n], v) for n, v in model.state_dict().items())
+
+
+def test_what_was_not_decided_is_no_cure_and_nothing_is_tried_without_a_budget():
+    undecided = Finding("undecided", "warning", ("2.weight",), "")
+
+    assert offered(stack(_2_weight=0.0), lambda trial: [undecided]) == [""]
+    assert offered(stack(_2_weight=0.0), lambda trial: [], budget=TimeBudget(0.0)) == [""]
 
 
 def test_a_trial_that_raises_is_no_cure():

@@ -236,6 +236,12 @@ SICK_AND_TWIN: dict[str, tuple[str, Callable[[], Any], Callable[[], Any], dict[s
     "activation-std": ("error", lambda: mlp(gain=0.5), mlp, {"activation_std": (0.1, 10.0)}),
     "gradient-std": ("error", lambda: mlp(gain=0.5), mlp, {"gradient_std": (1e-4, 1.0)}),
     "unresponsive": ("error", lambda: mlp(20, act=nn.Tanh, gain=0.1), lambda: mlp(20, act=nn.Tanh), {}),
+    "undecided": (
+        "warning",
+        lambda: mlp(20, act=nn.Tanh, gain=0.1),
+        lambda: mlp(20, act=nn.Tanh),
+        {"time_budget": "8x"},
+    ),
     "outperformed": ("error", lambda: mlp(12, act=nn.Tanh, gain=0.3), lambda: mlp(12, act=nn.Tanh), {}),
     "input-blind": (
         "error",

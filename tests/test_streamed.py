@@ -171,7 +171,7 @@ def numbers(report: Report) -> dict[str, Any]:
     trace, response = plain(report.trace), plain(report.response)
     for key in ("unseen", "seconds"):
         del trace[key]
-    for key in ("residual", "fit_steps", "token_fit"):
+    for key in ("residual", "fit_steps", "token_fit", "cut"):
         del response[key]
     for layer in trace["layers"].values():
         del layer["histogram"]
@@ -203,7 +203,9 @@ def assert_alike(streamed: Report, whole: Report) -> None:
 def both(factory: Callable[[], nn.Module], inputs: str, **settings: Any) -> tuple[Report, Report]:
     streamed = check_init(factory, inputs, stream=True, **settings)
     model = drawn_whole(factory, Request(inputs, None, Settings.of({"stream": True, **settings})))
-    return streamed, examine(model, Request(inputs, settings=Settings.of(settings), race="none"))
+    with pytest.MonkeyPatch.context() as patch:  # the layer that a fix cures is named first, and streamed none is tried
+        patch.setattr("pytest_initcheck.examine.mend", lambda _model, _trace, findings, *_, **__: findings)
+        return streamed, examine(model, Request(inputs, settings=Settings.of(settings), race="none"))
 
 
 @pytest.mark.parametrize("init", INITS)

@@ -17,7 +17,13 @@ from .surroundings import Surroundings
 from .switches import switches_kept, uninterrupted
 
 
-def untouched(model: nn.Module, *, tensors: Iterable[Tensor] = (), also: Iterable[Any] = ()) -> Guard:
+def untouched(
+    model: nn.Module,
+    *,
+    tensors: Iterable[Tensor] = (),
+    also: Iterable[Any] = (),
+    refill: Callable[[], None] | None = None,
+) -> Guard:
     """Return a context in which ``model`` may be run, stepped and broken; on exit everything is as it was.
 
     Covered: parameters (identity, values, ``requires_grad``, ``.grad``), buffers and every tensor that the model holds, with
@@ -30,8 +36,9 @@ def untouched(model: nn.Module, *, tensors: Iterable[Tensor] = (), also: Iterabl
         model: the module; wrappers count with what they wrap.
         tensors: input tensors, whose values a model with in-place operations may overwrite.
         also: what else a pass can change: inputs with the containers they are in, a loss.
+        refill: gives trained parameters the values that they have now once more, so that no copy of them is kept.
     """
-    return Guard(model, tensors, also)
+    return Guard(model, tensors, also, refill)
 
 
 #: Called before anything is guarded: what somebody of ours has switched for a while must not be what is put back.
@@ -46,8 +53,15 @@ class Guard:
             to its owner.
     """
 
-    def __init__(self, model: nn.Module, tensors: Iterable[Tensor] = (), also: Iterable[Any] = ()) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        tensors: Iterable[Tensor] = (),
+        also: Iterable[Any] = (),
+        refill: Callable[[], None] | None = None,
+    ) -> None:
         self._models = [model]
+        self._refill = refill
         self._tensors = list(tensors)
         self._also = list(also)
         self._exit = contextlib.ExitStack()
@@ -84,6 +98,7 @@ class Guard:
     def adopt(self, model: nn.Module) -> None:
         """Guard a further module: the copy that is probed in place of a model that cannot be."""
         self._models.append(model)
+        self._refill = None  # it knows nothing of the copy
         self._shelter(model)
 
     def _shelter(self, model: nn.Module) -> None:
@@ -108,7 +123,7 @@ class Guard:
         if parameter.is_leaf:
             self._exit.callback(_leaf(parameter))
             parameter.grad = None
-        if self._backed_up or written or not parameter.requires_grad:
+        if (self._backed_up and self._refill is None) or written or not parameter.requires_grad:
             one.back_up()
 
     def _make_writable(self, model: nn.Module) -> None:
@@ -130,7 +145,7 @@ class Guard:
         Called before the first pass, it also covers models whose forward pass writes to trained weights in place.
         """
         self._backed_up = True
-        for one in self._parameters.values():
+        for one in self._parameters.values() if self._refill is None else ():
             one.back_up()
 
     def restore_parameters(self) -> None:
@@ -138,6 +153,8 @@ class Guard:
         with torch.no_grad(), uninterrupted():
             for one in self._parameters.values():
                 one.restore()
+            if self._refill is not None and self._backed_up:
+                self._refill()
         torch.clear_autocast_cache()
 
     def mark(self) -> None:

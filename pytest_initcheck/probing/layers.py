@@ -445,7 +445,9 @@ class Watch(TorchFunctionMode):
             self._handles.append(out.register_hook(arrived))
 
     def _measure(self, out: Tensor, *, units: bool) -> Pending | None:
-        pending = measure(out, batch_dim=sample_dim(out, self._batch), units=units, exact=self._exact)
+        # A pass for histograms needs nothing else of the many layers that get none.
+        batch_dim = sample_dim(out, self._batch)
+        pending = None if self._spread else measure(out, batch_dim=batch_dim, units=units, exact=self._exact)
         self._measured[id(out)] = (weakref.ref(out), out._version if not out.is_inference() else 0, pending)
         return pending
 

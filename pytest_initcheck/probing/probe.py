@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..budget import TimeBudget
 from ..errors import ProbeError
 from ..phases import doing
 from ..records import Histogram, Stats, Trace
@@ -69,6 +70,7 @@ class Probed:
         followed: relative change of the output over a relative change of the inputs, to first order; ``None`` where the pass does not tell.
         holds_graph: whether a backward pass runs through a graph that is not of this pass, and must leave it to its owner.
         streamed: what is asked in place of the weights, where they are never all in memory; ``gradients`` are its marks then.
+        budget: what every pass is counted in; whoever asks something costly spends from it.
     """
 
     trace: Trace
@@ -90,6 +92,7 @@ class Probed:
     followed: float | None = None
     inputs: Callable[[], tuple[Tensor, ...]] = tuple
     streamed: Streamed | None = None
+    budget: TimeBudget = field(default_factory=TimeBudget)
 
 
 def run_probe(
@@ -102,6 +105,7 @@ def run_probe(
     mode: str = "train",
     exact: bool = True,
     streamed: Streamed | None = None,
+    budget: TimeBudget | None = None,
 ) -> Probed:
     """Run ``model`` forward and backward once and return what was measured.
 
@@ -115,10 +119,13 @@ def run_probe(
         mode: ``"train"``, ``"eval"`` or ``"as-is"``.
         exact: whether every element of large activations and gradients counts in their statistics, rather than a part where that decides.
         streamed: reads the weights and their gradients, where they are never all in memory.
+        budget: what these passes, and further ones, are counted in.
 
     Raises:
         ProbeError: the model could not be run, or nothing it returned depends on a parameter that is trained.
     """
+    budget = budget or TimeBudget()
+    budget.spend(forward=1, backward=1)
     seconds: dict[str, float] = {}
     started = time.perf_counter()
     doing("forward")
@@ -197,6 +204,7 @@ def run_probe(
         args: tuple[Any, ...] | None = None, kwargs: dict[str, Any] | None = None, noise: int | None = None
     ) -> Any:
         nonlocal differentiates
+        budget.spend(forward=1, backward=int(torch.is_grad_enabled()))  # a graph is made to go back through it
         guard.rewind()
         if noise is not None:
             seed_all(own_seed(seed) + noise)
@@ -251,6 +259,7 @@ def run_probe(
         uses=seen.uses,
         strays=strays,
         streamed=streamed,
+        budget=budget,
     )
 
 

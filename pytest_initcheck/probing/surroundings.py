@@ -412,6 +412,10 @@ def _plain_copy(container: Any) -> Any:
 
 def _same(container: Any, was: Any) -> bool:
     """Whether a container holds the same objects in the same order."""
+    if type(container) is dict:  # nearly all are, and this is asked of each before every pass
+        if len(container) != len(was) or not all(map(is_, container, was)):
+            return False
+        return all(map(is_, container.values(), was.values()))
     if isinstance(container, dict):
         if dict.__len__(container) != len(was) or not all(map(is_, _kind(container).keys(container), was)):
             return False

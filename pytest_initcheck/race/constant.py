@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..probing.call import with_items
 from ..probing.modules import sample_dim
-from ..response.fit import Adam
+from ..response.adam import Adam
 
 Loss = Callable[[Any], Tensor]
 
@@ -76,7 +76,7 @@ def _descent(loss: Loss, form: Any, parts: list[tuple[Tensor, torch.Size]], rate
             return values[value.at].expand(parts[value.at][1]).to(value.dtype)
         return with_items(value, filled) if isinstance(value, Mapping | tuple | list) else value
 
-    adam = Adam([v.data for v in values], rate)
+    adam = Adam(values, rate)
     losses: list[float] = []
     with torch.inference_mode(False), torch.enable_grad():
         for _ in range(STEPS):
@@ -84,5 +84,5 @@ def _descent(loss: Loss, form: Any, parts: list[tuple[Tensor, torch.Size]], rate
             if not math.isfinite(float(now.detach())) or not now.requires_grad:
                 break
             losses.append(float(now.detach()))
-            adam.step(torch.autograd.grad(now, values, allow_unused=True))
+            adam.step(now, retain_graph=False)
     return losses

@@ -10,11 +10,11 @@ from statistics import median
 import torch
 from torch import Tensor
 
+from ..budget import TimeBudget
 from ..errors import ProbeError
 from ..probing.memory import is_dense
-from ..probing.probe import gradients
+from ..response.adam import Adam
 from ..response.exchange import replaced
-from ..response.fit import Adam
 from ..response.perturb import Push
 from .fresh import jittered, mixed
 from .tasks import Task
@@ -50,15 +50,16 @@ def out_of_memory(error: Exception) -> bool:
 
 @dataclass
 class Spent:
-    """What it cost so far, and may at most."""
+    """What it cost so far, and may at most: so many passes, and what is left of the check's own budget."""
 
     limit: float
+    budget: TimeBudget
     passes: int = 0
     runs: int = 0
 
     def one(self) -> None:
         self.passes += 1
-        if self.passes > self.limit:
+        if self.passes > self.limit or self.budget.left <= 0:
             raise TooLong
 
 
@@ -98,7 +99,7 @@ class Course:
                 for name, start in values.items():
                     push.parameters[name].data.copy_(start)
             every = list(push.parameters.values())
-            adam = Adam([p.data for p in every], rate)
+            adam = Adam(every, rate)
             for step in range(steps + 1):
                 with torch.inference_mode(False), torch.enable_grad():
                     self.spent.one()
@@ -117,7 +118,7 @@ class Course:
                     yield value
                     if step == steps or not loss.requires_grad:
                         return
-                    adam.step(gradients([loss], every, None, retain_graph=probed.holds_graph))
+                    adam.step(loss, retain_graph=probed.holds_graph)
         except ProbeError:  # it ran as it is; with these weights it does not
             return
         finally:

@@ -86,13 +86,16 @@ def race(
         steps: optimizer steps of a heat.
         limit: passes that may be spent.
     """
-    spent = Spent(limit)
+    budget = push.probed.budget
+    spent = Spent(limit, budget)
     courses = [Course(push, task, spent, steps) for task in tasks]
     try:
         return _raced(push, courses, Copies(push, [whole, *list(edits)[:EDITS]]), spent, accused=accused)
     except TooLong:
-        told = f"race: given up after {spent.passes - 1} training steps, so the first look decides"
-        return Race("open", passes=spent.passes, runs=spent.runs, told=told)
+        short = spent.passes <= limit
+        why = f"the time budget ({budget}) is spent" if short else "given up"
+        told = f"race: {why} after {spent.passes - 1} training steps, so the first look decides"
+        return Race("open", passes=spent.passes, runs=spent.runs, told=told, cut=short and not accused)
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             raise

@@ -106,7 +106,7 @@ class Headline:
     """The first line of a report, in parts.
 
     Attributes:
-        verdict: ``"healthy"``, ``"unhealthy"``, or ``"passes"`` where only ``fail_on`` lets it.
+        verdict: ``"healthy"``, ``"unhealthy"``, ``"undecided"``, or ``"passes"`` where only ``fail_on`` lets it.
         counted: what is said of the findings of a model that passes, or ``""``.
         facts: the finding that stands for all, or what a healthy model says of itself.
     """
@@ -136,6 +136,8 @@ def headline(report: Report, width: int = LINE) -> Headline:
     if open_findings:
         # Passes because of fail_on only: not called healthy where an error was found.
         verdict = "passes" if any(f.severity == "error" for f in open_findings) else "healthy"
+        if verdict == "healthy" and any(f.rule == "undecided" for f in open_findings):
+            verdict = "undecided"
         reason = f"fail_on={report.fail_on}, " if verdict == "passes" else ""
         told = f"{_where(open_findings[0])}{further(len(open_findings))}"
         return Headline(verdict, f"{reason}{', '.join(counts(open_findings))}", told)

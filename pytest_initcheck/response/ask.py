@@ -21,6 +21,7 @@ from ..probing.probe import OutputChanged, centred, gradients
 from ..records import Response
 from ..sharding.layout import gathered, local
 from ..sharding.world import current
+from .adam import blocks
 from .drawn import given_draws, samples
 from .exchange import Disturbed
 from .fit import fit, token_ids
@@ -79,7 +80,7 @@ def ask(push: Push, *, suspicious: bool = False, oversized: bool = True) -> Answ
         return Answer(Response())
     size, varying, unit = rms(start), rms(centred(start, batch)), natural_unit(start)
     reach = _reach(push, size / unit, varying / unit)
-    smaller = residual = fit_steps = token_fit = None
+    smaller = residual = fit_steps = token_fit = cut = None
     plain = not suspicious and varying >= thresholds.VARIED * size
     mixed, heard, stepped = _first_look(
         push, lambda: (_read_off(push, oversized=oversized) if plain else None) or _heard(push, start)
@@ -108,8 +109,17 @@ def ask(push: Push, *, suspicious: bool = False, oversized: bool = True) -> Answ
     elif start.ndim > 0 and not drawn and not calm:
         ids = token_ids(push, start)
         try:
-            residual, fit_steps = fit(push, start, unit, ids)
-            token_fit = ids is not None
+            fitted = fit(push, start, unit, ids)
+            token_fit, fit_steps = ids is not None, fitted.steps
+            strict = (
+                not _moves(steps, thresholds.SILENT * reach * unit) or not (steps.alignment or 0.0) >= thresholds.ASTRAY
+            )
+            if fitted.cut and not fitted.left < _enough(strict, token_fit):
+                cut = fitted.left
+                spent = f"the time budget ({push.probed.budget}) is spent"
+                unseen = (*unseen, f"{spent}: whether it can be fitted was not decided")
+            else:
+                residual = fitted.left
         except OutputChanged as error:
             push.restore()
             unseen = (*unseen, f"{error}: whether it can be fitted was not judged")
@@ -131,6 +141,7 @@ def ask(push: Push, *, suspicious: bool = False, oversized: bool = True) -> Answ
         sensitivity_later=steps.sensitivity_later,
         fit_steps=fit_steps,
         token_fit=token_fit,
+        cut=cut,
     )
     return Answer(response, steps.wakes, unseen)
 
@@ -330,8 +341,9 @@ def _step(push: Push, gradients: Sequence[Tensor | None]) -> float:
         ]
         for (parameter, slope), norm in zip(present, norms, strict=True):
             loud = not norm < LOUD_GRADIENT * slope.numel()
-            step = slope.sgn_() if loud else slope.div_(slope.abs().add_(EPSILON))
-            parameter.add_(step.to(parameter.dtype), alpha=thresholds.STEP)
+            for value, part in zip(blocks(local(parameter)), blocks(local(slope)), strict=True):
+                step = part.sgn_() if loud else part.div_(part.abs().add_(EPSILON))
+                value.add_(step.to(value.dtype), alpha=thresholds.STEP)
     return sum(norms)
 
 
@@ -455,6 +467,16 @@ def _drawn(push: Push, unit: float, heard: _Heard, steps: _Steps, quiet: float) 
             heard = again
             steps = replace(steps, sensitivity_later=moved.sensitivity_later)
     return heard, steps, False
+
+
+def _enough(strict: bool, tokens: bool) -> float:
+    """The share of a fit's error below which no rule finds a fault, whatever more steps would have reached.
+
+    Only what hardly moves, or moves elsewhere (``strict``), must come nearer to its targets than zeros are.
+    """
+    if tokens:
+        return thresholds.TOKENS_UNREACHED
+    return thresholds.UNREACHED if strict else thresholds.STRAYED
 
 
 def _calm(

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from .. import thresholds
 from ..probing.modules import sample_dim
-from ..probing.probe import OutputChanged, centred, gradients
-from ..sharding.layout import local
+from ..probing.probe import OutputChanged, centred
+from .adam import Adam
 from .perturb import Push, rms
 
 #: Token scores are asked to tell this many classes apart, whatever the vocabulary: the task is as hard for every model.
@@ -86,8 +87,23 @@ def _features(push: Push, generator: torch.Generator) -> Tensor:
     return 2 * total / spread
 
 
-def fit(push: Push, start: Tensor, unit: float, ids: Tensor | None) -> tuple[float, int | None]:
-    """Return the smallest share of the error that is left within ``FIT_STEPS`` Adam steps at the best rate, and the steps taken.
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """How far a fit got.
+
+    Attributes:
+        left: the smallest share of the error that was left at any step of any rate.
+        steps: Adam steps that the last rate took.
+        cut: whether the budget was spent before every rate had all its steps; then more might have been reached.
+    """
+
+    left: float
+    steps: int | None
+    cut: bool = False
+
+
+def fit(push: Push, start: Tensor, unit: float, ids: Tensor | None) -> Fit:
+    """Return the smallest share of the error that is left within ``FIT_STEPS`` Adam steps at the best rate.
 
     The error is the centred squared distance to :func:`targets`; where the output scores classes for every token of the
     input (``ids``), it is the cross-entropy of :func:`labels` over that of a uniform guess, which forgives large scores as
@@ -97,10 +113,11 @@ def fit(push: Push, start: Tensor, unit: float, ids: Tensor | None) -> tuple[flo
     enough = thresholds.FIT_ENOUGH if ids is None else thresholds.TOKEN_FIT_ENOUGH
     taken: int | None = None
     parameters = list(push.parameters.values())
-    best = math.inf
+    best, budget, cut = math.inf, push.probed.budget, False
+    reserve = budget.left / 2 if budget.left < math.inf else 0.0  # a race may be needed, which settles more
     for rate in thresholds.FIT_RATES:
         push.restore()
-        adam = Adam([local(p.data) for p in parameters], rate)
+        adam = Adam(parameters, rate)
         for step in range(thresholds.FIT_STEPS + 1):
             output = push.forward(graph=True)[push.probed.primary].float()
             if output.shape != start.shape:
@@ -112,11 +129,14 @@ def fit(push: Push, start: Tensor, unit: float, ids: Tensor | None) -> tuple[flo
             if best < enough or step == thresholds.FIT_STEPS or not output.requires_grad:
                 taken = step
                 break
-            adam.step(gradients([loss], parameters, None, retain_graph=push.probed.holds_graph))
-        if best < enough:
+            if budget.left <= reserve:
+                taken, cut = step, True
+                break
+            adam.step(loss, retain_graph=push.probed.holds_graph)
+        if best < enough or cut:
             break
     push.restore()
-    return best, taken
+    return Fit(best, taken, cut)
 
 
 Score = Callable[[Tensor], tuple[float, Tensor]]
@@ -143,27 +163,3 @@ def _entropy(push: Push, start: Tensor, ids: Tensor) -> Score:
         return float(loss.detach()) / math.log(classes), loss
 
     return score
-
-
-class Adam:
-    """Adam (Kingma and Ba 2015) at its default betas; ``torch.optim`` would import torch's compiler, seconds in a fresh process."""
-
-    def __init__(self, values: list[Tensor], rate: float) -> None:
-        self._rate, self._steps = rate, 0
-        self._values = values
-        self._first: list[Tensor | None] = [None] * len(values)
-        self._second: list[Tensor | None] = [None] * len(values)
-
-    def step(self, gradients: Sequence[Tensor | None]) -> None:
-        self._steps += 1
-        low, high = 1 - 0.9**self._steps, 1 - 0.999**self._steps
-        for i, (value, gradient) in enumerate(zip(self._values, gradients, strict=True)):
-            if gradient is None:
-                continue
-            g = local(gradient.detach())
-            size = (g * g.conj()).real if g.is_complex() else g * g
-            first, second = self._first[i], self._second[i]
-            first = g * 0.1 if first is None else first.lerp_(g, 0.1)
-            second = size * 0.001 if second is None else second.lerp_(size, 0.001)
-            self._first[i], self._second[i] = first, second
-            value.addcdiv_(first, (second / high).sqrt_().add_(1e-8).to(value.dtype), value=-self._rate / low)

@@ -9,13 +9,15 @@ import torch
 from torch import Tensor
 
 from ..probing.probe import centred, gradients
-from ..sharding.layout import gathered
+from ..sharding.layout import gathered, is_sharded
 from ..words import named_error
 from .exchange import replaced
 from .perturb import Push, rms
 
 #: Inputs within these bounds of unit scale are not asked about.
 _USUAL = (1 / 3, 3.0)
+#: Elements that are taken to double precision at a time.
+_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +63,18 @@ def _pulls(push: Push) -> dict[str, float]:
         [size], list(push.parameters.values()), [torch.ones_like(size)], retain_graph=push.probed.holds_graph
     )
     return {
-        name: float(gathered((parameter.detach().double() * slope.double()).sum()))
+        name: _product(parameter.detach(), slope)
         for (name, parameter), slope in zip(push.parameters.items(), found, strict=True)
         if slope is not None
     }
+
+
+def _product(one: Tensor, other: Tensor) -> float:
+    """The sum of the products of two tensors, in double precision block by block."""
+    if is_sharded(one) or is_sharded(other):
+        return float(gathered((one.double() * other.double()).sum()))
+    pairs = zip(one.flatten().split(_BLOCK), other.flatten().split(_BLOCK), strict=True)
+    return sum(float(torch.dot(x.double(), y.double())) for x, y in pairs)
 
 
 def _with_unit_inputs(push: Push) -> float | None:

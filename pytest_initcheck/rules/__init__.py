@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from ..errors import SettingsError
 from ..records import SEVERITIES, Finding
 from ..settings import Settings, matches
-from . import bounds, function, gradients, raced, ranks, samples, signal, structure, values  # noqa: F401  (importing registers the rules)
+from . import bounds, function, gradients, raced, ranks, samples, signal, structure, undecided, values  # noqa: F401  (importing registers the rules)
 from .registry import RULES, Case, Rule, finding, rule
 
 __all__ = ["RULES", "Case", "Rule", "finding", "judge", "passes", "rule", "sift", "validate"]

@@ -51,6 +51,10 @@ class Auto:
         self.zeros_mean_something = 2 * sum(values[n].zero for n in weights) < len(weights)
         #: the factor inside the sines, where there are any
         self.omega = max((p.omega for p in wiring.places.values() if p.followed_by == "sin"), default=1.0)
+        self._weights: dict[str, list[Place]] = {}
+        for name, place in wiring.places.items():
+            if place.role == "weight":
+                self._weights.setdefault(name.rpartition(".")[0], []).append(place)
 
     def __call__(self, place: Place) -> Choice:
         """Return what to draw for ``place`` and why."""
@@ -128,8 +132,7 @@ class Auto:
         return ZEROS, "bias: zero (He et al. 2015)"
 
     def _weight_of(self, bias: Place) -> Place | None:
-        module = bias.name.rpartition(".")[0]
-        beside = [p for n, p in self.wiring.places.items() if n.rpartition(".")[0] == module and p.role == "weight"]
+        beside = self._weights.get(bias.name.rpartition(".")[0], [])
         return beside[0] if len(beside) == 1 else None
 
     def _embedding(self, place: Place) -> Choice:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -49,17 +50,23 @@ class Branches:
         return [p for p, _ in node.next_functions if p is not None]
 
     def _ordered(self) -> dict[Any, int]:
-        """Node -> rank; a node comes behind everything that uses it."""
+        """Node -> rank; a node comes behind everything that uses it, and else the one that was made last comes first.
+
+        So the two sides of a sum are followed back at one pace: what an unrolled recurrence reads at a step ends there, and
+        is not waited for until its states are followed to the first.
+        """
         waiting = {n: len(self.graph.consumers[n]) for n in self.graph.nodes}
-        ready = [n for n in self.graph.nodes if waiting[n] == 0]
+        turn = itertools.count()
+        ready = [(-_made(n), next(turn), n) for n in self.graph.nodes if waiting[n] == 0]
+        heapq.heapify(ready)
         order: dict[Any, int] = {}
         while ready:
-            node = ready.pop()
+            _, _, node = heapq.heappop(ready)
             order[node] = len(order)
             for parent in self._parents(node):
                 waiting[parent] -= 1
                 if waiting[parent] == 0:
-                    ready.append(parent)
+                    heapq.heappush(ready, (-_made(parent), next(turn), parent))
         return order
 
     def _downstream(self, start: set[Any]) -> set[Any]:
@@ -92,19 +99,23 @@ class Branches:
         # Backwards from both sides, latest node first; the first that both come to is where they forked.
         weights: dict[Any, list[int | None]] = {}
         heap: list[tuple[int, int, Any]] = []
+        waiting = [0, 0]  # nodes still to be looked at from either side: once one has none left, they never meet
 
         def reach(parent: Any, side: int, count: int) -> None:
             entry = weights.setdefault(parent, [None, None])
             if entry == [None, None]:
                 heapq.heappush(heap, (self.order[parent], len(weights), parent))
             known = entry[side]
+            waiting[side] += known is None
             entry[side] = count if known is None else min(known, count)
 
         for side, (_, parent) in enumerate(sides):
             reach(parent, side, 0)
-        while heap:
+        while heap and all(waiting):
             _, _, current = heapq.heappop(heap)
             first, second = weights[current]
+            waiting[0] -= first is not None
+            waiting[1] -= second is not None
             if first is not None and second is not None:
                 if first != second:
                     position, end = sides[0] if first > second else sides[1]
@@ -176,3 +187,9 @@ class Branches:
                 break
             found = [c for n in found for c, _ in self.graph.consumers[n]]
         return found
+
+
+def _made(node: Any) -> int:
+    """A number that grows with the time at which a node was made."""
+    number = getattr(node, "_sequence_nr", None)
+    return number() if number is not None else 0

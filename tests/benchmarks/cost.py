@@ -1,6 +1,6 @@
 """What a check costs, as a multiple of one bare forward and backward pass of the same model.
 
-    python tests/benchmarks/cost.py [--short] [--repeats N] [--threads N] [--clock cpu] [--only NAME]
+    python tests/benchmarks/cost.py [--short] [--repeats N] [--threads N] [--clock cpu] [--device cuda] [--only NAME]
 
 Bare step, probe (the trace alone) and whole check are timed in turn, round after round in one process, so that what else the
 machine does meets all of them; the ratios are medians over the rounds. On a machine that others use, ``--threads 1 --clock cpu``
@@ -165,9 +165,17 @@ def timed(
 ) -> tuple[float, object]:
     """Seconds of one call and what it returned, garbage collected before."""
     gc.collect()
+    settle(inputs)
     start = clock()
     result = action(model, inputs)
+    settle(inputs)
     return clock() - start, result
+
+
+def settle(inputs: Tensor) -> None:
+    """Wait for what was asked of an accelerator."""
+    if inputs.device.type != "cpu":
+        torch.accelerator.synchronize()
 
 
 def main() -> None:
@@ -180,11 +188,14 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
     parser.add_argument("--only", help="the cases whose name contains this")
+    parser.add_argument("--device", default="cpu", help="an accelerator counts on the wall clock, waited for")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     clock = time.perf_counter if options.clock == "wall" else time.process_time
     rounds = 3 if options.short else options.repeats
-    print(f"torch {torch.__version__}, {options.threads} threads, {options.clock} clock, medians over {rounds} rounds")
+    print(
+        f"torch {torch.__version__}, {options.device}, {options.threads} threads, {options.clock} clock, medians over {rounds} rounds"
+    )
     print(
         f"{'network':20} {'bare s':>7} {'probe':>7} {'check':>7}   (wanted: probe {WANTED['probe']}x, check {WANTED['check']}x)"
     )
@@ -192,7 +203,7 @@ def main() -> None:
         if options.only and options.only not in name:
             continue
         torch.manual_seed(0)
-        model, inputs = build(), make_inputs()
+        model, inputs = build().to(options.device), make_inputs().to(options.device)
         actions = {"bare": bare_step, "probe": probe, "check": check}
         for action in actions.values():
             action(model, inputs)  # the first call of everything pays for memory and kernels

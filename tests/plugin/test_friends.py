@@ -204,8 +204,8 @@ def test_cov(project: pytest.Pytester, workers: tuple[str, ...]):
     assert result.parseoutcomes() == OUTCOMES
     assert found(project) == {**CONFIGURED, **CALLED}
     told_once(result, *FINDINGS)
-    # Of zoo.py nobody calls Raises.forward, boom and number.
-    result.stdout.fnmatch_lines(["test_suite.py * 0 * 100%", "zoo.py * 3 * 82% * 15, 18, 21"])
+    # Of zoo.py nobody calls Raises.forward, boom, number and meta.
+    result.stdout.fnmatch_lines(["test_suite.py * 0 * 100%", "zoo.py * 4 * 79% * 15, 18, 21, 24"])
 
 
 def test_hypothesis(project: pytest.Pytester):

@@ -129,6 +129,7 @@ def test_failure_shows_the_diagnosis_alone(models: pytest.Pytester):
         ("zoo.py:boom", "building the model failed (RuntimeError: no such thing)*"),
         ("zoo.py:number", "the factory returned an int, expected an nn.Module"),
         ("zoo.py:Raises input=8x8", "*out of cheese*"),
+        ("zoo.py:meta input=8x8", "0.weight of Sequential is on the meta device and has no values: check*"),
         ("zoo.py:Healthy input=8x9", "*"),
         ("zoo.py:Healthy input=1000000000000x8", "the input 1000000000000x8 asks for 32,000,000,000,000 bytes*"),
         ("zoo.py:Healthy input=8x8 device=cuda:77", "*cuda*"),
