@@ -18,6 +18,7 @@ from .. import thresholds
 from ..errors import ProbeError
 from ..probing.memory import storage_key
 from ..probing.probe import OutputChanged, centred, gradients
+from ..probing.statistics import read_back
 from ..records import Response
 from ..sharding.layout import gathered, local
 from ..sharding.world import current
@@ -309,16 +310,26 @@ def common(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
 def _silent(named: Iterable[tuple[str, Tensor | None]]) -> set[str]:
     """Names of the parameters whose gradient is exactly zero."""
     asked = [(n, local(g)) for n, g in named if g is not None and g.numel()]
-    zero = [not g.numel() or _all_zero(g) for _, g in asked]
+    zero = _all_zero([g for _, g in asked])
     if (world := current()) is not None:
         zero = world.every(zero)
     return {n for (n, _), nothing in zip(asked, zero, strict=True) if nothing}
 
 
-def _all_zero(gradient: Tensor) -> bool:
-    # Nearly always the first unit's gradient tells, and the rest need not be read.
-    first = gradient[0] if gradient.ndim > 1 else gradient
-    return not bool(first.any()) and not bool(gradient.any())
+def _all_zero(gradients: Sequence[Tensor]) -> list[bool]:
+    found = [not g.numel() for g in gradients]
+    near = {i for i, g in enumerate(gradients) if g.device.type == "cpu" or g.layout is not torch.strided}
+    far = [i for i, g in enumerate(gradients) if g.numel() and i not in near]
+    if far:  # where reading a number is dear, one transfer for all
+        norms = torch._foreach_norm([gradients[i] for i in far], math.inf)
+        for i, (peak,) in zip(far, read_back([n.reshape(1) for n in norms]), strict=True):
+            found[i] = peak == 0
+    for i in near:
+        if (gradient := gradients[i]).numel():
+            # Nearly always the first unit's gradient tells, and the rest need not be read.
+            first = gradient[0] if gradient.ndim > 1 else gradient
+            found[i] = not bool(first.any()) and not bool(gradient.any())
+    return found
 
 
 def _step(push: Push, gradients: Sequence[Tensor | None]) -> float:
@@ -336,9 +347,8 @@ def _step(push: Push, gradients: Sequence[Tensor | None]) -> float:
     with torch.no_grad():
         # Of sharded gradients one at a time, whose parts the ranks add up.
         alone = current() is None
-        norms = [
-            float(n) for n in (torch._foreach_norm(slopes, 1) if alone else (gathered(g.abs().sum()) for g in slopes))
-        ]
+        sizes = torch._foreach_norm(slopes, 1) if alone else [gathered(g.abs().sum()) for g in slopes]
+        norms = [n for (n,) in read_back([size.reshape(1) for size in sizes])]
         for (parameter, slope), norm in zip(present, norms, strict=True):
             loud = not norm < LOUD_GRADIENT * slope.numel()
             for value, part in zip(blocks(local(parameter)), blocks(local(slope)), strict=True):
