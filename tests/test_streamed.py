@@ -189,9 +189,13 @@ def _flat(value: Any, name: str) -> Iterator[tuple[str, Any]]:
         yield name, value
 
 
-def assert_alike(streamed: Report, whole: Report) -> None:
+def assert_same_numbers(streamed: Report, whole: Report) -> None:
     found, wanted = numbers(streamed), numbers(whole)
     assert found == {k: pytest.approx(v, rel=1e-5) if isinstance(v, float) else v for k, v in wanted.items()}
+
+
+def assert_alike(streamed: Report, whole: Report) -> None:
+    assert_same_numbers(streamed, whole)
     told = [
         # how severe silence is, and what of it is blamed, a fit decides where no gradient is exactly zero
         [(f.rule, "", f.layers[:1]) if f.rule == "unresponsive" else (f.rule, f.severity, f.layers) for f in r.findings]
@@ -216,6 +220,13 @@ def test_the_same_report(model: type[Initialized], init: str):
     assert_alike(streamed, whole)
     assert (init == "healthy") <= streamed.ok
     assert "were drawn one at a time" in streamed.trace.unseen[-1]
+
+
+def test_what_makes_an_output_loud_is_the_same():
+    streamed, whole = both(partial(Llama, partial(normal, std=5.0)), INPUTS[Llama])
+
+    assert_same_numbers(streamed, whole)  # a fit has more to say of the whole
+    assert all(p.pull is not None for p in streamed.trace.parameters.values())
 
 
 @pytest.mark.parametrize("model", [Llama, GPT2, ViT])

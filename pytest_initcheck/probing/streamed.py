@@ -50,6 +50,9 @@ class Streamed(Protocol):
     def slopes(self, roots: Sequence[Tensor], signals: Sequence[Tensor], keep: bool) -> list[Tensor | None]:
         """Run a backward pass, keep a step along it, and return :meth:`marks` in the order of the trained parameters."""
 
+    def pulls(self, root: Tensor, product: Callable[[Tensor, Tensor], float], *, keep: bool) -> dict[str, float]:
+        """Run a backward pass and return what ``product`` makes of each trained parameter and its gradient."""
+
     def step(self) -> float:
         """Take the step that was kept last and return the L1 norm of its gradients."""
 

@@ -90,6 +90,15 @@ class Sweeps:
         self._backward(roots, self._trained, signals, keep, None, 1.0)
         return list(self.marks().values())
 
+    def pulls(self, root: Tensor, product: Callable[[Tensor, Tensor], float], *, keep: bool) -> dict[str, float]:
+        found: dict[str, float] = {}
+
+        def take(name: str, gradient: Tensor) -> None:
+            found[name] = product(self._trained[name].detach(), gradient)
+
+        self._backward([root], self._trained, [torch.ones_like(root)], keep, take, 1.0, steps=False)
+        return found
+
     def step(self) -> float:
         self._weights.change(self._step)
         return self._norm
@@ -121,10 +130,13 @@ class Sweeps:
         take: Callable[[str, Tensor], None] | None,
         scale: float,
         others: Sequence[Tensor] = (),
+        *,
+        steps: bool = True,
     ) -> list[Tensor | None]:
-        self._marks, self._step, self._norm = {}, Step(), 0.0
+        if steps:
+            self._marks, self._step, self._norm = {}, Step(), 0.0
         handles = [
-            p.register_post_accumulate_grad_hook(self._arriving(name, take, scale))
+            p.register_post_accumulate_grad_hook(self._arriving(name, take, scale, steps))
             for name, p in leaves.items()
             if p.requires_grad
         ]
@@ -141,7 +153,7 @@ class Sweeps:
             self._weights.recall.start()
 
     def _arriving(
-        self, name: str, take: Callable[[str, Tensor], None] | None, scale: float
+        self, name: str, take: Callable[[str, Tensor], None] | None, scale: float, steps: bool
     ) -> Callable[[Tensor], None]:
         def hook(p: Tensor) -> None:
             gradient, p.grad = p.grad, None
@@ -153,7 +165,8 @@ class Sweeps:
                     gradient = gradient.float() / scale
                 if take is not None:
                     take(name, gradient)
-                self._keep(name, gradient)
+                if steps:
+                    self._keep(name, gradient)
 
         return hook
 
