@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -179,6 +180,22 @@ def test_out_of_memory_and_out_of_budget_are_said():
     assert (hungry.outcome, short.outcome) == ("open", "open")
     assert "memory" in hungry.told
     assert "given up after 5 training steps" in short.told
+    assert not hungry.unbeaten
+    assert not short.unbeaten
+
+
+def test_where_repaired_copies_learn_nothing_either_nobody_is_beaten():
+    def hardly(trial: nn.Module) -> str:
+        with torch.no_grad():
+            for parameter in trial.parameters():
+                parameter.mul_(1.01)
+        return "no repair"
+
+    stuck, few = raced(tanh_net(0.03), vectors(), hardly), raced(tanh_net(0.03), vectors(), hardly, steps=12)
+
+    assert (stuck.outcome, stuck.unbeaten) == ("open", True)
+    assert stuck.told == "race: no task that its output admits was learned, neither as it is nor repaired"
+    assert (few.outcome, few.unbeaten) == ("open", False)  # a dozen steps say nothing of who learns
 
 
 def test_the_winner_says_which_parameters_it_changed_and_by_how_much():
@@ -247,6 +264,18 @@ def test_what_no_copy_does_better_is_no_error():
 
     assert [f.severity for f in settled(case("held", 0.3, 0.35), [chaos, silent])] == ["note", "warning"]
     assert [f.severity for f in settled(case("open", 0.0, 0.0), [chaos])] == ["error"]
+
+
+def test_what_rests_on_learning_is_no_error_where_nobody_learns():
+    far = Finding("unreachable-targets", "error", (), "far", fix="line")
+    silent = Finding("unresponsive", "error", (), "still", fix="line")
+    open_, unbeaten = case("open", 0.0, 0.0), Race("open", unbeaten=True)
+
+    assert [(f.severity, f.fix) for f in settled(open_, [far, silent])] == [("error", "line")] * 2
+    assert [(f.severity, f.fix) for f in settled(replace(open_, race=unbeaten), [far, silent])] == [
+        ("warning", ""),
+        ("error", "line"),
+    ]
 
 
 def test_a_lost_race_is_an_error_of_its_own_where_nothing_else_is():

@@ -106,9 +106,13 @@ def race(
 
 def _raced(push: Push, courses: Sequence[Course], copies: Copies, spent: Spent, *, accused: bool) -> Race:
     telling: list[_Standing] = []
+    unbeaten = False
     for course in courses:
         one = _standing(course, copies)
         if one is None or not one.says:
+            unbeaten = unbeaten or (
+                one is not None and bool(course.finished & one.copies.keys()) and course.steps >= STEPS
+            )
             continue
         telling.append(one)
         # One task that it masters clears a model of everything; one that it keeps up on clears it of a doubt.
@@ -123,7 +127,8 @@ def _raced(push: Push, courses: Sequence[Course], copies: Copies, spent: Spent, 
             if courses
             else "its output admits no task"
         )
-        return Race("open", passes=spent.passes, runs=spent.runs, told=f"race: {told}, so the first look decides")
+        told = f"race: {told}" if unbeaten else f"race: {told}, so the first look decides"
+        return Race("open", passes=spent.passes, runs=spent.runs, told=told, unbeaten=unbeaten)
     beaten = [s for s in telling if s.lost]
     if not beaten:
         return Race("held", heats, passes=spent.passes, runs=spent.runs)
