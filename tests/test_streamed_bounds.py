@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -237,3 +238,34 @@ def test_shells_have_no_memory_and_keep_ties():
 
     assert model.head.weight is model.layers[0].weight
     assert sum(p.untyped_storage().nbytes() for p in model.parameters()) == 0
+
+
+class Still(nn.Linear):
+    def reset_parameters(self):
+        nn.init.zeros_(self.weight)
+        nn.init.zeros_(self.bias)
+
+
+class Stack(Net):
+    """Nothing moves its output, so that it is run once more with a graph through which nobody goes back."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(Still(16, 16) for _ in range(3))
+
+
+def test_nothing_stays_of_a_pass_that_nobody_goes_back_through():
+    """What an operation saved of its own result would hold the graph for good."""
+
+    def alive() -> int:
+        gc.collect()
+        return sum(issubclass(type(o), Tensor) for o in gc.get_objects())  # asks no object for its class
+
+    check_init(Stack, "8x16", stream=True)
+    before = alive()
+    report = check_init(Stack, "8x16", stream=True)
+    rules = [f.rule for f in report.findings]
+    del report
+
+    assert "unresponsive" in rules or "blocked-gradient" in rules or "input-blind" in rules
+    assert alive() == before

@@ -77,7 +77,7 @@ class Recall:
     def _counted(self, tensor: Tensor) -> Tensor:
         if self.lets_go(tensor):
             self._bytes += tensor.numel() * tensor.element_size()
-        return tensor
+        return _apart(tensor)
 
     @staticmethod
     def _as_it_is(tensor: Tensor) -> Tensor:
@@ -99,7 +99,7 @@ class _Call:
 
     def pack(self, tensor: Tensor) -> Tensor | int:
         if not self._recall.lets_go(tensor):
-            return tensor
+            return _apart(tensor)
         self._shapes.append(tensor.shape)
         return len(self._shapes) - 1
 
@@ -118,7 +118,7 @@ class _Call:
         def pack(tensor: Tensor) -> Tensor:
             if self._recall.lets_go(tensor):
                 found.append(tensor.detach())
-            return tensor
+            return _apart(tensor)
 
         now, generators = Surroundings([self._args, self._kwargs]), global_generators([])
         try:
@@ -140,6 +140,11 @@ class _Call:
                 "to keep what all blocks compute, or check without stream"
             )
         return found
+
+
+def _apart(tensor: Tensor) -> Tensor:
+    """What a node may keep: were it a result of the node itself, the two would hold one another for good, without a backward pass."""
+    return tensor if tensor.is_leaf else tensor.detach()
 
 
 def _copied(value: Any) -> Any:
