@@ -245,6 +245,9 @@ class Still(nn.Linear):
         nn.init.zeros_(self.weight)
         nn.init.zeros_(self.bias)
 
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).tanh()
+
 
 class Stack(Net):
     """Nothing moves its output, so that it is run once more with a graph through which nobody goes back."""
