@@ -273,7 +273,14 @@ def _measured_once(model: nn.Module, request: Request, faults: Mapping[str, Cons
     trace = replace(
         trace,
         parameters=parameters,
-        unseen=(*trace.unseen, *looked_at, *_not_judged(given), *answer.unseen, *pulled.unseen, *unasked),
+        unseen=(
+            *trace.unseen,
+            *looked_at,
+            *_not_judged(given, disturbed=answer.response.sensitivity is not None),
+            *answer.unseen,
+            *pulled.unseen,
+            *unasked,
+        ),
         equal_samples=alike,
         loss_of_zero_output=nothing,
     )
@@ -356,12 +363,13 @@ def _not_finite_of_parts(trace: Trace) -> NotFinite | None:
     return NotFinite(first.name, first.operation or first.kind, f"{first.kind} of infinite values")
 
 
-def _not_judged(call: Call) -> list[str]:
-    """What these inputs do not let one ask."""
+def _not_judged(call: Call, *, disturbed: bool) -> list[str]:
+    """What these inputs do not let one ask; one sample can still be ``disturbed``, which tells whether the output follows it."""
     if _alike(call):
         return ["all samples of the inputs are equal: whether the model tells inputs apart was not judged"]
     if call.batch == 1:
-        return ["one sample: nothing that compares samples (input-blind, dead units) was judged"]
+        left_out = "dead units" if disturbed else "input-blind, dead units"
+        return [f"one sample: nothing that compares samples ({left_out}) was judged"]
     return []
 
 

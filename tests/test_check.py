@@ -240,6 +240,35 @@ def test_silenced_findings_do_not_fail_and_are_kept() -> None:
     assert {f.rule for f in report.ignored} >= {"unresponsive"}
 
 
+@pytest.mark.parametrize(("shift", "blind"), [(9.0, True), (0.0, False)])
+def test_what_was_judged_of_one_sample_is_not_said_not_to_have_been(shift: float, blind: bool) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 4))
+    with torch.no_grad():
+        model[0].weight.mul_(1e-9 if blind else 1.0)
+        model[0].bias.fill_(shift)
+
+    report = check_init(model, torch.randn(1, 8))
+
+    assert ("input-blind" in {f.rule for f in report.findings}) is blind
+    (told,) = [remark for remark in report.trace.unseen if remark.startswith("one sample:")]
+    assert "input-blind" not in told
+
+
+def test_one_sample_of_integers_is_not_judged_for_following_them() -> None:
+    class Counts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = nn.Linear(8, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.body(x.float())
+
+    report = check_init(Counts(), torch.arange(8).unsqueeze(0))
+
+    assert any(told.startswith("one sample:") and "input-blind" in told for told in report.trace.unseen)
+
+
 @pytest.mark.parametrize(("fail_on", "ok"), [("error", True), ("warning", False), ("never", True)])
 def test_fail_on_decides_what_fails(fail_on: str, ok: bool) -> None:
     model = net()

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pytest_initcheck import check_init
 from pytest_initcheck.probing.graph import Graph, nonlinearity, operation
 from pytest_initcheck.probing.operands import Use, fans, twin_rows, uses
 
@@ -118,6 +119,41 @@ def test_uses_that_calls_show() -> None:
     kernel = nn.Parameter(torch.randn(8, 4, 3, 3))
     assert _one("conv2d", X, kernel, None, 1, 0, 1, 2) == Use("weight", groups=2)
     assert _one("conv_transpose2d", X, kernel, stride=(2, 2)) == Use("weight", 1, 0, stride=4)
+
+
+@pytest.mark.parametrize(
+    ("equation", "shape"),
+    [
+        ("bix,iox->box", (3, 4, 7)),
+        ("bxi,xio->bxo", (7, 3, 4)),
+        ("bixy,ixoy->boxy", (3, 7, 4, 2)),
+        ("bi,io->bo", (3, 4)),
+    ],
+)
+def test_what_an_einsum_does_not_sum_over_is_no_fan_in(equation: str, shape: tuple[int, ...]) -> None:
+    w = nn.Parameter(torch.randn(shape))
+    assert fans(w, _one("einsum", equation, torch.empty(0), w)) == (3, 4)
+
+
+class OnePerPosition(nn.Module):
+    """Weights of their own at each of 64 positions, as a layer over frequencies has them."""
+
+    def __init__(self, gain: float) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(3, 8), nn.Linear(8, 4)
+        self.mix = nn.Parameter(gain * torch.randn(8, 8, 64) / 8**0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.tanh(torch.einsum("bpi,iop->bpo", self.first(x), self.mix)))
+
+
+@pytest.mark.parametrize(("gain", "off"), [(1.0, False), (30.0, True)])
+def test_weights_at_every_position_are_off_by_their_own_fan_in(gain: float, off: bool) -> None:
+    torch.manual_seed(0)
+    report = check_init(OnePerPosition(gain), torch.randn(16, 64, 3))
+
+    assert report.ok is not off
+    assert ("mix" in {name for f in report.findings for name in f.layers}) is off
 
 
 def test_fans_are_those_of_torch_where_torch_is_right() -> None:

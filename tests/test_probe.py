@@ -186,6 +186,11 @@ class Checkpointed(nn.Module):
         return self.head(checkpoint(self.block, self.first(x), use_reentrant=self.reentrant))
 
 
+class Entered(Checkpointed):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(checkpoint(self.block, x, use_reentrant=False))
+
+
 class ComplexWeights(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -246,6 +251,7 @@ AWKWARD: dict[str, tuple[Callable[[], nn.Module], Any]] = {
     "weight norm": (lambda: nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(6, 5)), nn.ReLU()), "4x6"),
     "spectral norm": (lambda: nn.Sequential(nn.utils.parametrizations.spectral_norm(nn.Linear(6, 5))), "4x6"),
     "checkpoint": (lambda: Checkpointed(False), "4x6"),
+    "checkpoint that inputs enter": (lambda: Entered(False), "4x6"),
     "reentrant checkpoint": (lambda: Checkpointed(True), "4x6"),
     "bfloat16": (lambda: nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)).bfloat16(), None),
     "float16": (lambda: nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)).half(), None),

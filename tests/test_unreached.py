@@ -126,6 +126,42 @@ def test_what_no_code_names_is_unmentioned_and_what_another_call_uses_is_unused(
     assert reasons(pushed, Positions()) == {"heads.1.weight": "unused", "heads.1.bias": "unused"}
 
 
+def test_what_is_held_under_two_names_is_mentioned_where_one_of_them_is_read(pushed: Pushed):
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.head, self.forgotten = nn.Linear(16, 8), nn.Linear(8, 2), nn.Linear(8, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.hidden = self.body(x)
+            return self.head(self.hidden)
+
+    class Tapped(nn.Module):
+        def __init__(self, net: Net) -> None:
+            super().__init__()
+            self.net = net
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.net(x)  # for what it leaves behind
+            return self.net.hidden
+
+    class Learner(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.kept = Net()  # registered first, and read by nobody
+            self.encoder = Tapped(self.kept)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.encoder(x)
+
+    assert reasons(pushed, Learner()) == {
+        "kept.head.weight": "unused",
+        "kept.head.bias": "unused",
+        "kept.forgotten.weight": "unmentioned",
+        "kept.forgotten.bias": "unmentioned",
+    }
+
+
 def test_what_a_class_before_names_is_mentioned(pushed: Pushed):
     class Heir(Elsewhere):
         def forward(self, x: Tensor, pool: bool = False) -> Tensor:

@@ -68,6 +68,8 @@ class Entrances:
         if not signals or (moves_only(name) and len(signals) == 1):
             return args
         joins = any(t.requires_grad for t in operands) and torch.is_grad_enabled() and not writes(name, kwargs)
+        # An alias has the operation save more for the backward pass, and a checkpoint, which computes anew, saves as much again or refuses.
+        joins = joins and torch._C._autograd._top_saved_tensors_default_hooks(True) is None
         if not joins or any(self._of(t) is not None for t in flat(tuple(kwargs.values()))):
             self.known = False
             return args

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -55,6 +55,7 @@ class Use:
         in_dim: dimension that runs over the inputs of one unit, for a weight.
         groups: number of blocks of units that read different inputs (a grouped convolution) or that are of different
             kinds (the gates of a recurrent layer).
+        batch: whether further dimensions, wherever they stand, count matrices of their own (frequencies, experts), and are no kernel.
         stride: how many times fewer inputs meet in one output than the kernel has positions (transposed convolution).
         cell: of torch's recurrent layers and cells, ``"LSTM"``, ``"GRU"`` or ``"RNN"``; ``""`` elsewhere.
         reads: what a parameter of these is for: ``"input"``, ``"state"``, or ``"output"`` (a projection of the state).
@@ -64,6 +65,7 @@ class Use:
     out_dim: int = 0
     in_dim: int = 1
     groups: int = 1
+    batch: bool = False
     stride: int = 1
     cell: Cell = ""
     reads: Reads = ""
@@ -124,7 +126,7 @@ def _turned(tensor: Tensor, use: Use) -> tuple[Tensor, Use]:
         dims.append(same[0] if same else dim)
     if dims[0] == dims[1] or max(dims) >= base.dim():
         return base, Use("other")
-    return base, Use(use.role, out_dim=dims[0], in_dim=dims[1], groups=use.groups, stride=use.stride)
+    return base, replace(use, out_dim=dims[0], in_dim=dims[1])
 
 
 def _einsum(args: Any) -> Iterator[tuple[Tensor, Use]]:
@@ -140,7 +142,7 @@ def _einsum(args: Any) -> Iterator[tuple[Tensor, Use]]:
         summed = [i for i, c in enumerate(mine) if c in other and c not in result]
         kept = [i for i, c in enumerate(mine) if c in result and c not in other]
         if isinstance(tensor, Tensor) and tensor.dim() == len(mine) and len(summed) == 1 and len(kept) == 1:
-            yield _turned(tensor, Use("weight", out_dim=kept[0], in_dim=summed[0]))
+            yield _turned(tensor, Use("weight", out_dim=kept[0], in_dim=summed[0], batch=len(mine) > 2))
 
 
 def use_of(name: str, parameter: Tensor, owner: nn.Module | None, seen: Mapping[str, Use], graph: Graph) -> Use:
@@ -257,7 +259,7 @@ def fans(parameter: Tensor, use: Use) -> tuple[int | None, int | None]:
         return None, None
     out, inner = parameter.shape[use.out_dim], parameter.shape[use.in_dim]
     rest = math.prod(s for d, s in enumerate(parameter.shape) if d not in (use.out_dim, use.in_dim))
-    if use.out_dim + use.in_dim > 1:
+    if use.batch or use.out_dim + use.in_dim > 1:
         rest = 1  # a batch of matrices
     if use.stride > 1:
         return max(inner * rest // use.stride, 1), out * rest

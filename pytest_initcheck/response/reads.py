@@ -26,7 +26,15 @@ class AttributesRead:
         self._by_owner: dict[Any, tuple[set[str], set[str]]] = {}
 
     def read(self, model: nn.Module, name: str) -> bool:
-        """Whether every attribute on the way to ``name`` is read by its owner's class, or by that of a module around it."""
+        """Whether every attribute on the way to ``name`` is read by its owner's class, or by that of a module around it.
+
+        A parameter that several paths lead to has several names: reading it by one of them will do.
+        """
+        named = dict(model.named_parameters(remove_duplicate=False))
+        names = [n for n, p in named.items() if p is named[name]] if name in named else [name]
+        return any(self._read_as(model, n) for n in names)
+
+    def _read_as(self, model: nn.Module, name: str) -> bool:
         owners: list[nn.Module] = [model]
         for part in name.split("."):
             owner = owners[-1]
