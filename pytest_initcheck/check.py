@@ -15,6 +15,7 @@ from .phases import doing, done_last
 from .records import ConstructionFault, Report
 from .seeds import over_seeds
 from .settings import Settings
+from .streaming import check_streamed, outgrows
 from .words import named_error
 
 Model = nn.Module | Callable[[], nn.Module]
@@ -99,14 +100,19 @@ def _check(model: Model, request: Request, faults: Mapping[str, ConstructionFaul
     for setting in ("ignore", "select"):
         rules.validate(getattr(settings, setting), setting=setting, known=request.extra_rules)
     if isinstance(model, nn.Module):
-        if settings.deferred or settings.seeds > 1:
-            wish = "deferred" if settings.deferred else "seeds"
+        if settings.stream or settings.deferred or settings.seeds > 1:
+            wish = "stream" if settings.stream else "deferred" if settings.deferred else "seeds"
             raise SettingsError(f"{wish} needs a factory to build the model again (got a {type(model).__name__})")
         return examine(model, request, faults)
     if not callable(model):
         raise SettingsError(f"model must be an nn.Module or a zero-argument factory (got {type(model).__name__})")
+    if settings.stream is not None:
+        return check_streamed(model, request)
     doing("building")
     built, found = build(model, settings.seed)
+    if (told := outgrows(built)) is not None:
+        del built
+        return check_streamed(model, request, told=told)
     if settings.deferred:
         found |= build_deferred(model, settings.deferred, settings.seed, built)
     report = examine(built, request, found)

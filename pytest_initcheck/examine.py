@@ -23,11 +23,13 @@ from .probing.guard import untouched
 from .probing.maker import maker_of, singular_of
 from .probing.memory import is_dense
 from .probing.modules import shared_modules
+from .probing.operands import Use
 from .probing.probe import Probed, histograms, run_probe, sample_dim
+from .probing.streamed import Streamed
 from .probing.subject import PARALLEL
 from .race.course import STEPS
 from .race.race import race
-from .race.tasks import tasks
+from .race.tasks import likelihood, tasks
 from .records import ConstructionFault, Finding, NotFinite, Report, Trace
 from .response.again import arrives
 from .response.ask import ask, unanswered
@@ -41,8 +43,9 @@ from .response.unreached import unreached_reasons
 from .rules.blame import candidates
 from .rules.culprits import suspects, typical_deviation
 from .rules.named import worst_layers
+from .schemes.distributions import Named
 from .schemes.fill import Planned, carry_out, plan_for
-from .schemes.origins import drawn_from, spread_with_origins
+from .schemes.origins import ROWS, VALUES, drawn_from, origin, spread_with_origins
 from .settings import Settings
 from .sharding.batches import shared
 from .sharding.layout import is_distributed, kind_of
@@ -67,6 +70,7 @@ class Request:
         extra_rules: rules of other plugins by name.
         race: which models are raced against repaired copies: those in ``"doubt"``, ``"accused"`` ones alone, or ``"none"``.
         fixes: whether an unhealthy model is explained: fixes tried, distributions named, histograms taken.
+        streamed: what is asked in place of the weights, where they are never all in memory; fixes are not tried then.
         budget: what the check spends from; that of the settings if ``None``.
         refill: gives the parameters the values that they have now once more; without it a copy is kept.
     """
@@ -78,6 +82,7 @@ class Request:
     extra_rules: Mapping[str, rules.Rule] = field(default_factory=dict)
     race: Literal["doubt", "accused", "none"] = "doubt"
     fixes: bool = True
+    streamed: Streamed | None = None
     budget: TimeBudget | None = None
     refill: Callable[[], None] | None = None
 
@@ -117,7 +122,7 @@ def examine(model: nn.Module, request: Request, faults: Mapping[str, Constructio
     limits, alone = request.settings.time_budget, current() is None
     request = replace(request, budget=request.budget or TimeBudget.of(limits, clock=alone))
     try:
-        measured = _measured_in_any_format(model, request, faults or {})
+        measured = _measured_in_any_format(model, request, {} if faults is None else faults)
     except ProbeError as error:
         # Parameters without values are refused before; a buffer that nothing reads does no harm.
         if absent := next((n for n, b in model.named_buffers() if b.is_meta), None):
@@ -138,7 +143,7 @@ def examine(model: nn.Module, request: Request, faults: Mapping[str, Constructio
         case = measured.case
         findings, ignored = rules.judge(case, extra=request.extra_rules)
     trace = case.trace
-    if request.fixes and findings and not _sharded():
+    if request.fixes and findings and request.streamed is None and not _sharded():
         findings = _mended(measured, request, findings)
         untried = any(f.severity == "error" and f.rule in ABOUT_VALUES and not f.fix for f in findings)
         if untried and request.budget is not None and request.budget.left <= 0:
@@ -166,6 +171,8 @@ def _measured_in_any_format(model: nn.Module, request: Request, faults: Mapping[
     try:
         return _measured(model, request, faults)
     except ProbeError as error:
+        if request.streamed is not None:
+            raise
         if "not implemented for 'Half'" not in str(error) and "not implemented for 'BFloat16'" not in str(error):
             raise
     # This device cannot run the format: measure in float32, where the rules predict what would not fit.
@@ -199,7 +206,7 @@ def _measured(model: nn.Module, request: Request, faults: Mapping[str, Construct
 def _measured_once(model: nn.Module, request: Request, faults: Mapping[str, ConstructionFault]) -> Measured:
     """Everything that touches the model, inside the guard that leaves no trace."""
     settings, loss = request.settings, request.loss
-    subject = _placed(model, settings)
+    subject = _placed(model, settings, streamed=request.streamed is not None)
     given = resolve_inputs(subject, request.inputs, device=settings.device, dtype=settings.dtype, seed=settings.seed)
     given, looked_at = _together(given)
     alike = _alike(given)
@@ -209,6 +216,7 @@ def _measured_once(model: nn.Module, request: Request, faults: Mapping[str, Cons
     with untouched(subject, tensors=call.tensors, also=(call.args, call.kwargs, loss), refill=refill) as guard:
         guard.backup_parameters()  # a forward pass may write to its own weights
         bounded = bool(settings.activation_std or settings.gradient_std)
+        streamed = request.streamed
         probed = run_probe(
             subject,
             call,
@@ -217,9 +225,11 @@ def _measured_once(model: nn.Module, request: Request, faults: Mapping[str, Cons
             seed=settings.seed,
             mode=settings.mode,
             exact=bounded,
+            streamed=streamed,
             budget=request.budget,
         )
         trace = probed.trace
+        named = None if streamed is None or not request.fixes else _named_as_drawn(streamed, probed)
         not_finite = _not_finite(probed, loss)
         doing("response")
         push = push_of(probed, guard, seed=settings.seed)
@@ -234,7 +244,10 @@ def _measured_once(model: nn.Module, request: Request, faults: Mapping[str, Cons
             reply = replace(reply, with_unit_inputs=pulled.with_unit_inputs)
         nothing = None if loss is None else _loss_of_nothing(probed, loss)
         guard.rewind()  # the last pass may have added to the model, or taken from it
-        origins = drawn_from(probed.model, probed.uses, trace.parameters) if request.fixes else {}
+        if named is not None:
+            origins = named()
+        else:
+            origins = drawn_from(probed.model, probed.uses, trace.parameters) if request.fixes else {}
         lying = spread_with_origins(probed, trace, origins)
         parameters = {
             name: replace(
@@ -286,8 +299,27 @@ def _measured_once(model: nn.Module, request: Request, faults: Mapping[str, Cons
         rounding=rounding,
         shared=shared_modules(probed.model),
         spread=lying,
+        streamed=streamed is not None,
     )
     return Measured(subject, given, case, dropped)
+
+
+def _named_as_drawn(streamed: Streamed, probed: Probed) -> Callable[[], dict[str, Named]]:
+    """Name the distribution of each weight when it is next in memory; what is returned says which."""
+    found: dict[str, Named] = {}
+
+    def look(name: str, p: Tensor) -> None:
+        record = probed.trace.parameters[name]
+        if record.value is not None and record.value.finite and record.value.count:
+            found[name] = origin(p, record, probed.uses.get(name, Use("other")), sample=VALUES, rows=ROWS)
+
+    finish = streamed.look(look)
+
+    def named() -> dict[str, Named]:
+        finish()
+        return {name: found[name] for name in probed.trace.parameters if name in found}
+
+    return named
 
 
 def _sharded() -> bool:
@@ -397,7 +429,8 @@ def _raced(measured: Measured, request: Request, findings: Iterable[Finding]) ->
             push = push_of(probed, guard, seed=settings.seed)
             accused = rules.raced.accused(errors)
             wanted = tasks(push, loss, offsets=accused)
-            shown = race(push, _anew(measured, request), edits, wanted, accused=accused, steps=steps, limit=limit)
+            anew, last = _anew(measured, request), likelihood(push) if loss is None else []
+            shown = race(push, anew, edits, wanted, accused=accused, steps=steps, limit=limit, last=last)
         except ProbeError:
             return case
     told = (shown.told,) if shown.told else ()
@@ -513,7 +546,7 @@ def _on_meta(name: str, model: nn.Module) -> str:
     )
 
 
-def _placed(model: nn.Module, settings: Settings) -> nn.Module:
+def _placed(model: nn.Module, settings: Settings, *, streamed: bool = False) -> nn.Module:
     """``model`` itself, or a copy on the device and in the dtype that the user asked for."""
     dtype = None
     if settings.dtype is not None:
@@ -522,7 +555,7 @@ def _placed(model: nn.Module, settings: Settings) -> nn.Module:
             raise SettingsError(
                 f"dtype must be a floating dtype such as float32, bfloat16, float16 (got {settings.dtype!r})"
             )
-    if settings.device is None and dtype is None:
+    if (settings.device is None and dtype is None) or streamed:
         return model
     try:
         device = torch.device(settings.device) if settings.device else None

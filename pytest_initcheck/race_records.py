@@ -51,6 +51,7 @@ class Race:
         runs: pairs of a start and a rate that were run.
         told: why it is open, in words.
         cut: whether the time budget was spent before a doubt was settled.
+        unbeaten: of an open one, whether repaired copies ran all their steps, and none learned more than the model did.
     """
 
     outcome: Ending
@@ -62,6 +63,7 @@ class Race:
     runs: int = 0
     told: str = ""
     cut: bool = False
+    unbeaten: bool = False
 
     @property
     def learned(self) -> bool:

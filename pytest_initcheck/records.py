@@ -201,7 +201,8 @@ class Response:
         sensitivity_if_smaller: the least sensitivity that smaller weights give; asked of chaotic networks alone.
         sensitivity_later: the sensitivity after the steps; asked only where the output does not follow the input.
         fit_steps: number of Adam steps that the fit took.
-        token_fit: whether the fit was one of classes for the tokens of the input, whose error is a cross-entropy.
+        token_fit: whether the fit was one of classes for the tokens of the input, whose error is a cross-entropy; where weights that come
+            and go let none be asked, whether it would have been.
         with_unit_inputs: RMS of the output over the samples if the inputs had mean 0 and std 1; asked only of outputs off the
             unit scale whose inputs are off it, too.
         cut: what ``residual`` was when the time budget was spent, where that decides nothing; ``residual`` is ``None`` then.

@@ -29,6 +29,7 @@ class Setting:
         metavar: placeholder in ``--help``.
         repeat: the option may be given several times (ini: one a line).
         choices: allowed words, where the set is closed.
+        bare: what the option says where it is given without a value; ``""`` where it needs one.
         reported: whether reports and the line that repeats them name it: not where it changes nothing that is found.
     """
 
@@ -40,6 +41,7 @@ class Setting:
     repeat: bool = False
     choices: tuple[str, ...] = ()
     reported: bool = True
+    bare: str = ""
 
     @property
     def switch(self) -> bool:
@@ -115,6 +117,20 @@ def _method(name: str, value: Any) -> str | None:
     text = _text(name, value)
     if text is not None and not text.isidentifier():
         raise _fail(name, "the name of a method such as init_weights", value)
+    return text
+
+
+def _stream(name: str, value: Any) -> str | None:
+    """``"true"`` where blocks are to be found, else what they are called."""
+    if value is None or value is False or value is True:
+        return "true" if value else None
+    text = value.strip() if isinstance(value, str) else ""
+    if text.lower() in ("false", "no", "off", "0"):
+        return None
+    if text.lower() in ("true", "yes", "on", "1"):
+        return "true"
+    if not re.fullmatch(r"[\w*?\[\]!.-]+", text):
+        raise _fail(name, "true, false, or the names of the blocks such as layers.*", value)
     return text
 
 
@@ -246,6 +262,14 @@ SETTINGS: tuple[Setting, ...] = (
         "deferred", None, _method, "also build on the meta device and run this init function of the model", "METHOD"
     ),
     Setting(
+        "stream",
+        None,
+        _stream,
+        "draw a factory's model block by block: true, or the blocks' names (layers.*)",
+        "BLOCKS",
+        bare="true",
+    ),
+    Setting(
         "time_budget",
         "200x,20s",
         _budget,
@@ -289,6 +313,7 @@ class Settings:
     frozen: tuple[str, ...] = ()
     fail_on: str = "error"
     deferred: str | None = None
+    stream: str | None = None
     time_budget: str = "200x,20s"
     timeout: int = 120
     debug: bool = False

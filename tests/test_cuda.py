@@ -53,6 +53,8 @@ def found(rule: str, options: dict[str, Any], make: Any, *, cuda: bool) -> list[
 
 @pytest.mark.parametrize("rule", sorted(RULES.SICK_AND_TWIN))
 def test_every_rule_says_there_what_it_says_here(rule: str) -> None:
+    if rule == "unregistered-parameter":
+        pytest.skip("what is not registered stays where it is when a model moves, so that it does not run")
     _, sick, twin, options = RULES.SICK_AND_TWIN[rule]
 
     assert found(rule, options, sick, cuda=True) == found(rule, options, sick, cuda=False)
@@ -106,7 +108,10 @@ def test_in_half_precision(dtype: str) -> None:
     x = torch.randn(16, 32)
 
     assert check_init(stack(), x, device="cuda", dtype=dtype).ok
-    assert not check_init(stack(0.01), x, device="cuda", dtype=dtype).ok
+    found = {f.rule: f.severity for f in check_init(stack(0.01), x, device="cuda", dtype=dtype).findings}
+    # Below what float16 holds a scaled loss helps: a warning.
+    assert (found.get("half-precision-overflow") == "warning") == (dtype == "float16")
+    assert (found.get("input-blind") == "error") == (dtype == "bfloat16")
 
 
 def test_twice_the_same() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -179,6 +181,73 @@ def test_out_of_memory_and_out_of_budget_are_said():
     assert (hungry.outcome, short.outcome) == ("open", "open")
     assert "memory" in hungry.told
     assert "given up after 5 training steps" in short.told
+    assert not hungry.unbeaten
+    assert not short.unbeaten
+
+
+def test_where_repaired_copies_learn_nothing_either_nobody_is_beaten():
+    def hardly(trial: nn.Module) -> str:
+        with torch.no_grad():
+            for parameter in trial.parameters():
+                parameter.mul_(1.01)
+        return "no repair"
+
+    stuck, few = raced(tanh_net(0.03), vectors(), hardly), raced(tanh_net(0.03), vectors(), hardly, steps=12)
+
+    assert (stuck.outcome, stuck.unbeaten) == ("open", True)
+    assert stuck.told == "race: no task that its output admits was learned, neither as it is nor repaired"
+    assert (few.outcome, few.unbeaten) == ("open", False)  # a dozen steps say nothing of who learns
+
+
+def test_an_accused_model_and_its_copies_get_more_steps_where_nobody_learned():
+    def hardly(trial: nn.Module) -> str:
+        with torch.no_grad():
+            for parameter in trial.parameters():
+                parameter.mul_(1.01)
+        return "no repair"
+
+    doubted, accused = (raced(tanh_net(0.03), vectors(), hardly, accused=accused) for accused in (False, True))
+
+    assert doubted.outcome == "open"
+    assert (accused.outcome, accused.heats[0].steps) == ("held", 100)  # it was only late
+
+
+class Density(nn.Module):
+    """The log-density of every sample by affine couplings: one number each, which no target can be told for."""
+
+    def __init__(self, gain: float) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.nets = nn.ModuleList(
+            nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 8)) for _ in range(4)
+        )
+        with torch.no_grad():
+            for net in self.nets:
+                for layer in net:
+                    if isinstance(layer, nn.Linear):
+                        layer.weight.mul_(gain)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second = x.chunk(2, 1)
+        volume = torch.zeros(len(x))
+        for net in self.nets:
+            scale, shift = net(first).chunk(2, 1)
+            scale = 2 * torch.tanh(scale / 2)
+            first, second, volume = second * scale.exp() + shift, first, volume + scale.sum(1)
+        size = first.square().sum(1) + second.square().sum(1)
+        return volume - size / 2 - 4 * math.log(2 * math.pi)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_log_likelihood_is_raised_where_no_target_can_be_told(seed: int):
+    inputs = torch.randn(32, 8, generator=torch.Generator().manual_seed(seed))
+    sound, wild = check_init(Density(1.0), inputs), check_init(Density(5.0), inputs)
+
+    assert errors(sound) == []
+    assert errors(wild)
+    assert wild.race is not None
+    assert wild.race.closest is not None
+    assert wild.race.closest.task == "minus the mean output (as of a log-likelihood)"
 
 
 def test_the_winner_says_which_parameters_it_changed_and_by_how_much():
@@ -247,6 +316,18 @@ def test_what_no_copy_does_better_is_no_error():
 
     assert [f.severity for f in settled(case("held", 0.3, 0.35), [chaos, silent])] == ["note", "warning"]
     assert [f.severity for f in settled(case("open", 0.0, 0.0), [chaos])] == ["error"]
+
+
+def test_what_rests_on_learning_is_no_error_where_nobody_learns():
+    far = Finding("unreachable-targets", "error", (), "far", fix="line")
+    silent = Finding("unresponsive", "error", (), "still", fix="line")
+    open_, unbeaten = case("open", 0.0, 0.0), Race("open", unbeaten=True)
+
+    assert [(f.severity, f.fix) for f in settled(open_, [far, silent])] == [("error", "line")] * 2
+    assert [(f.severity, f.fix) for f in settled(replace(open_, race=unbeaten), [far, silent])] == [
+        ("warning", ""),
+        ("error", "line"),
+    ]
 
 
 def test_a_lost_race_is_an_error_of_its_own_where_nothing_else_is():

@@ -266,7 +266,7 @@ SICK_AND_TWIN: dict[str, tuple[str, Callable[[], Any], Callable[[], Any], dict[s
         "warning",
         lambda: edited(mlp(), "16.weight", lambda w: w.mul_(30)),
         mlp,
-        {"loss": lambda y: nn.functional.cross_entropy(y, torch.arange(32) % 4)},
+        {"loss": lambda y: nn.functional.cross_entropy(y, torch.arange(32, device=y.device) % 4)},
     ),
     "cut-recurrence": ("error", lambda: Recurrent(-15.0), lambda: Recurrent(-1.0), {"inputs": SEQUENCE}),
     "saturated-state": (

@@ -13,7 +13,6 @@ from torch import Tensor
 from pytest_initcheck.probing.statistics import (
     Pending,
     _on_device,
-    _stats,
     histogram,
     measure,
     rms,
@@ -34,7 +33,9 @@ def as_on_an_accelerator(x: Tensor, batch_dim: int | None = None) -> Stats:
     """The path that never reads a number back, on the CPU."""
     rows = None if batch_dim is None else x.movedim(batch_dim, 0)
     numbers, _ = _on_device(x, rows)
-    return _stats(Pending(x.numel(), numbers, batch_dim is not None), numbers.tolist())
+    (found,) = settle([Pending(x.numel(), numbers, batch_dim is not None)])
+    assert found is not None
+    return found
 
 
 def reference(tensor: Tensor, batch_dim: int | None = None) -> Stats:

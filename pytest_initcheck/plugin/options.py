@@ -21,6 +21,7 @@ SETTINGS: tuple[tuple[str, object, str, str, str], ...] = (
     ("frozen", (), "linelist", "GLOBS", "globs of parameters that are frozen on purpose; repeatable (default: none)"),
     ("fail_on", "error", "string", "{error,warning,never}", "least severity that fails (default: error)"),
     ("deferred", None, "string", "METHOD", "also build on the meta device and run this init function of the model (default: none)"),
+    ("stream", None, "string", "BLOCKS", "draw a factory's model block by block: true, or the blocks' names (layers.*) (default: none)"),
     ("time_budget", "200x,20s", "string", "LIMITS", "what an unclear model may cost: bare steps (60x), seconds (20s), both, or none (default: 200x,20s)"),
     ("timeout", 120, "int", "SECONDS", "seconds that a rank of a distributed model is waited for (default: 120)"),
     ("debug", False, "bool", "BOOL", "show the traceback behind the sentence where a model could not be checked (default: false)"),

@@ -118,7 +118,7 @@ class SuiteWatch:
         assert self._item is not None
         hook = self._item.ihook
         settings = settings_for(self._item, {} if mode is None else {"mode": mode})
-        settings = replace(settings, seeds=1, deferred=None)  # these need a factory
+        settings = replace(settings, seeds=1, deferred=None, stream=None)  # these need a factory
         loss = hook.pytest_initcheck_loss(name=name)
         rules = extra_rules(hook)
         try:

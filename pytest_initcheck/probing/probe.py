@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..budget import TimeBudget
 from ..errors import ProbeError
 from ..phases import doing
-from ..records import Histogram, Trace
+from ..records import Histogram, Stats, Trace
 from ..sharding.backward import pulled_back
 from ..sharding.layout import gathered
 from ..sharding.world import current
@@ -30,6 +30,7 @@ from .memory import holds_values
 from .modules import sample_dim, tensors
 from .operands import Use
 from .statistics import own_seed
+from .streamed import Streamed
 from .subject import seed_all, subject_of
 from .tracing import read_graph, trace_of
 
@@ -68,6 +69,7 @@ class Probed:
         apart: whether the pass itself shows that every sample is computed without the others.
         followed: relative change of the output over a relative change of the inputs, to first order; ``None`` where the pass does not tell.
         holds_graph: whether a backward pass runs through a graph that is not of this pass, and must leave it to its owner.
+        streamed: what is asked in place of the weights, where they are never all in memory; ``gradients`` are its marks then.
         budget: what every pass is counted in; whoever asks something costly spends from it.
     """
 
@@ -89,6 +91,7 @@ class Probed:
     apart: bool = False
     followed: float | None = None
     inputs: Callable[[], tuple[Tensor, ...]] = tuple
+    streamed: Streamed | None = None
     budget: TimeBudget = field(default_factory=TimeBudget)
 
 
@@ -101,6 +104,7 @@ def run_probe(
     seed: int = 0,
     mode: str = "train",
     exact: bool = True,
+    streamed: Streamed | None = None,
     budget: TimeBudget | None = None,
 ) -> Probed:
     """Run ``model`` forward and backward once and return what was measured.
@@ -114,6 +118,7 @@ def run_probe(
         seed: seed of the random cotangent and of what the model draws.
         mode: ``"train"``, ``"eval"`` or ``"as-is"``.
         exact: whether every element of large activations and gradients counts in their statistics, rather than a part where that decides.
+        streamed: reads the weights and their gradients, where they are never all in memory.
         budget: what these passes, and further ones, are counted in.
 
     Raises:
@@ -161,15 +166,27 @@ def run_probe(
         half = any(e.dtype is torch.float16 for e in watch.entries) or any(h.dtype is torch.float16 for h in heads)
         scale = float(max(h.numel() for h in heads)) if half else 1.0
         try:
-            slopes, cotangents, inward = _backward(
-                heads, loss_value, trainable, entrances, call.batch, seed, scale, graph, keep=guard.holds_graph
-            )
+            if streamed is None:
+                slopes, cotangents, inward = _backward(
+                    heads, loss_value, trainable, entrances, call.batch, seed, scale, graph, keep=guard.holds_graph
+                )
+                read: Mapping[str, Tensor | Stats | None] = slopes
+            else:
+                roots, signals, cotangents = _signals(heads, loss_value, call.batch, seed, scale)
+                others = [*entrances, *(heads if loss_value is not None else [])]
+                read, arrived = streamed.gather(
+                    roots, trainable, signals, scale, seen.uses, others, keep=guard.holds_graph, exact=exact
+                )
+                slopes, inward = streamed.marks(), arrived[: len(entrances)]
+                if loss_value is not None:
+                    arrived = arrived[len(entrances) :]
+                    cotangents = [torch.zeros_like(h) if g is None else g for h, g in zip(heads, arrived, strict=True)]
         except Exception as error:
             raise subject.failed("backward", error) from error
         seconds["backward"] = time.perf_counter() - started
         started = time.perf_counter()
         doing("reading")
-        trace = trace_of(subject.model, call, watch, slopes, outputs, seen, scale, exact=exact)
+        trace = trace_of(subject.model, call, watch, read, outputs, seen, scale, exact=exact, streamed=streamed)
         follows = _followed(watch, trace, inward, outputs[0], call) if tells and scale == 1.0 else None
         seconds["read"] = time.perf_counter() - started
 
@@ -241,6 +258,7 @@ def run_probe(
         batch=call.batch,
         uses=seen.uses,
         strays=strays,
+        streamed=streamed,
         budget=budget,
     )
 
@@ -397,6 +415,18 @@ def _cotangent(head: Tensor, batch: int | None, generator: torch.Generator, scal
     direction = centred(torch.randn(head.shape, generator=generator, device="cpu"), batch)
     size = float(direction.square().mean().sqrt()) or 1.0
     return direction.mul_(scale / (size * head.numel())).to(device=head.device, dtype=head.dtype)
+
+
+def _signals(
+    heads: list[Tensor], loss: Tensor | None, batch: int | None, seed: int, scale: float
+) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    """Roots, what is pulled back through them, and a copy of that for each head where there is no loss."""
+    if loss is not None:
+        return [loss], [torch.full_like(loss, scale)], []
+    generator = torch.Generator().manual_seed(own_seed(seed))
+    cotangents = [_cotangent(h, batch, generator, scale) for h in heads]
+    signals = [c.clone() for c in cotangents]
+    return heads, signals, [c.float() / scale for c in cotangents] if scale != 1.0 else cotangents
 
 
 def _backward(

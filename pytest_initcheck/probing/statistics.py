@@ -59,6 +59,8 @@ class Pending:
 # Order of the numbers in Pending.numbers; variance is around the mean and over n.
 _NUMBERS = ("mean", "variance", "mean_square", "min", "max", "zeros", "variation_square", "scale")
 _LOW, _HIGH = 3, 4
+# The same as an accelerator gives them, without what follows from the rest.
+_FEWER = ("mean", "variance", "min", "max", "filled", "variation_square")
 
 
 def measure(tensor: Tensor, *, batch_dim: int | None = None, units: bool = False, exact: bool = True) -> Pending | None:
@@ -120,7 +122,7 @@ def _part(tensor: Tensor, batch_dim: int | None, *, units: bool) -> Pending | No
 def settle(pending: Sequence[Pending | None]) -> list[Stats | None]:
     """Return the statistics of everything that :func:`measure` enqueued, reading each device once."""
     known = [p.numbers for p in pending if p is not None and p.numbers is not None]
-    values = iter(_read(known))
+    values = iter([_completed(numbers) for numbers in read_back(known)])
     if (world := current()) is not None:
         held = [p.count if p.held is None else p.held for p in pending if p is not None and p.numbers is not None]
         values = iter(joined(world, list(values), held))
@@ -130,7 +132,7 @@ def settle(pending: Sequence[Pending | None]) -> list[Stats | None]:
 def settle_units(pending: Sequence[Pending | None]) -> list[tuple[float, float] | None]:
     """Return the shares of zero units along dimension 1 and along the last one, where :func:`measure` counted them."""
     known = [p.units for p in pending if p is not None and p.units is not None]
-    values = iter(_read(known))
+    values = iter(read_back(known))
     if (world := current()) is not None:
         flat = world.mean([share for pair in values for share in pair])
         values = iter([tuple(v for v in flat[i : i + 2] if v is not None) for i in range(0, len(flat), 2)])
@@ -183,7 +185,7 @@ def kurtosis(tensors: Sequence[Tensor]) -> list[float | None]:
             centred = centred - centred.mean()
             square = (centred / centred.abs().amax()).square()
             found.append((square.square().mean() / square.mean().square()).reshape(1))
-    return [value if math.isfinite(value) else None for (value,) in _read(found)]
+    return [value if math.isfinite(value) else None for (value,) in read_back(found)]
 
 
 def histogram(tensor: Tensor) -> Histogram | None:
@@ -308,6 +310,21 @@ def _sweep(flat: Tensor, sums: Tensor | None = None) -> tuple[float, float, floa
 
 
 def _on_device(x: Tensor, rows: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """As few kernels as there can be: a step of most models is as long as it takes to launch them."""
+    if x.dtype == torch.float64:
+        return _in_scaled_form(x, rows)
+    wide = x.double()  # in which no square of what was narrower is too small or too large
+    low, high = torch.aminmax(wide)
+    variance, mean = torch.var_mean(wide, correction=0)
+    filled = torch.count_nonzero(x).double() / x.numel()
+    apart, common = mean, None
+    if rows is not None:
+        within, common = torch.var_mean(wide if rows is x else rows.double(), 0, correction=0)
+        apart = within.mean()
+    return torch.stack([mean, variance, low, high, filled, apart]), common
+
+
+def _in_scaled_form(x: Tensor, rows: Tensor | None) -> tuple[Tensor, Tensor | None]:
     low, high = (v.double() for v in torch.aminmax(x))
     peak = torch.maximum(-low, high)
     scale = torch.where((peak > 0) & peak.isfinite(), peak, 1.0)
@@ -390,18 +407,25 @@ def _zero_units(values: Tensor, averaged: bool) -> Tensor:
     return torch.stack(shares)
 
 
-def _read(vectors: Sequence[Tensor | tuple[float, ...]]) -> list[Sequence[float]]:
-    """Bring vectors to the host with one transfer per device, keeping their order."""
+def read_back(vectors: Sequence[Tensor | tuple[float, ...]]) -> list[Sequence[float]]:
+    """Return the numbers of all vectors, in their order, with one transfer for each device and length; tuples as they are."""
     out: list[Sequence[float]] = [v if isinstance(v, tuple) else () for v in vectors]
-    by_device: dict[torch.device, list[int]] = {}
+    alike: dict[tuple[torch.device, int], list[int]] = {}
     for i, vector in enumerate(vectors):
         if isinstance(vector, Tensor):
-            by_device.setdefault(vector.device, []).append(i)
-    for indices in by_device.values():
+            alike.setdefault((vector.device, vector.numel()), []).append(i)
+    for indices in alike.values():
         rows: list[list[float]] = torch.stack([vectors[i] for i in indices]).tolist()  # type: ignore[misc]
         for i, row in zip(indices, rows, strict=True):
             out[i] = row
     return out
+
+
+def _completed(numbers: Sequence[float]) -> Sequence[float]:
+    if len(numbers) != len(_FEWER):
+        return numbers
+    mean, variance, low, high, filled, apart = numbers
+    return mean, variance, variance + mean * mean, low, high, 1.0 - filled, apart, 1.0
 
 
 def _stats(pending: Pending, numbers: Sequence[float] | None) -> Stats:

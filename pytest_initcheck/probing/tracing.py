@@ -19,6 +19,7 @@ from .layers import RECTIFYING, WEIGHTED, Entry, Watch
 from .modules import clean, layer_modules, own_parameters, sample_dim
 from .operands import Use, fans, twin_rows, use_of
 from .statistics import Pending, kurtosis, measure, settle, settle_units
+from .streamed import Streamed
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +73,13 @@ def trace_of(
     model: nn.Module,
     call: Call,
     watch: Watch,
-    gradients: dict[str, Tensor | None],
+    gradients: Mapping[str, Tensor | Stats | None],
     outputs: list[Tensor],
     seen: Seen,
     scale: float,
     *,
     exact: bool = True,
+    streamed: Streamed | None = None,
 ) -> Trace:
     names: dict[int, str] = {}
     aliases: dict[str, list[str]] = {}
@@ -90,10 +92,17 @@ def trace_of(
     parameters = list(model.named_parameters())
     # What a parametrization makes of a parameter is what the layer computes with.
     weights = [watch.made[id(p)].detach() if id(p) in watch.made else p for _, p in parameters]
-    values = settle([measure(w) for w in weights])
+    away = set() if streamed is None else {id(p) for _, p in parameters if id(p) not in watch.made}
+    known = {name: streamed.known(name) for name, p in parameters if streamed is not None and id(p) in away}
+    values = settle([None if id(p) in away else measure(w) for (_, p), w in zip(parameters, weights, strict=True)])
     # A parametrization may divide by a norm of the draw (spectral_norm): its values do not vary as independent ones do.
-    drawn = {id(p): peak for (_, p), peak in zip(parameters, kurtosis(weights), strict=True) if id(p) not in watch.made}
-    slopes = settle([_pending(gradients.get(name), exact) for name, _ in parameters])
+    peaks = kurtosis([w for (_, p), w in zip(parameters, weights, strict=True) if id(p) not in away])
+    drawn = dict(zip((id(p) for _, p in parameters if id(p) not in away), peaks, strict=True))
+    drawn = {key: peak for key, peak in drawn.items() if key not in watch.made}
+    drawn.update((id(p), known[name].kurtosis) for name, p in parameters if name in known)
+    given = [gradients.get(name) for name, _ in parameters]
+    settled = settle([_pending(g, exact) for g in given])
+    slopes = [g if isinstance(g, Stats) else s for g, s in zip(given, settled, strict=True)]
     whole = (
         measure(outputs[0], batch_dim=sample_dim(outputs[0], call.batch))
         if len(outputs) == 1
@@ -112,14 +121,14 @@ def trace_of(
             dtype=_text(p.dtype),
             fan_in=fan_in,
             fan_out=fan_out,
-            value=value if p.device.type != "meta" else None,
+            value=known[name].value if name in known else value if p.device.type != "meta" else None,
             gradient=slope,
             requires_grad=p.requires_grad,
             reached=name in seen.reached,
             followed_by=seen.parameters.get(name),
             factor=seen.factors.get(name, 1.0),
             role=use.role,
-            twin_rows=twin_rows(gathered(weight), use),
+            twin_rows=known[name].twin_rows if name in known else twin_rows(gathered(weight), use),
             aliases=tuple(aliases.get(name, ())),
             kurtosis=drawn.get(id(p)),
         )
@@ -141,8 +150,8 @@ def trace_of(
     )
 
 
-def _pending(tensor: Tensor | None, exact: bool) -> Pending | None:
-    return None if tensor is None else measure(tensor, exact=exact)
+def _pending(tensor: Tensor | Stats | None, exact: bool) -> Pending | None:
+    return measure(tensor, exact=exact) if isinstance(tensor, Tensor) else None
 
 
 def _layers(entries: list[Entry], seen: Seen, scale: float) -> dict[str, LayerRecord]:

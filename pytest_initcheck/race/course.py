@@ -78,6 +78,7 @@ class Course:
         steps: optimizer steps of a heat.
         base: the loss from which progress is counted.
         suits: progress at each rate that was tried, by the number of the copy (-1: as it is).
+        finished: who ran to an end at any rate.
     """
 
     push: Push
@@ -86,6 +87,7 @@ class Course:
     steps: int = STEPS
     base: float = math.nan
     suits: dict[int, dict[float, float]] = field(default_factory=dict)
+    finished: set[int] = field(default_factory=set)
 
     def run(self, values: StartValues, rate: float, steps: int) -> Iterator[float]:
         """Train from ``values`` and yield the loss before each step, and after the last one; ends where it breaks off.
@@ -152,10 +154,11 @@ class Course:
         """Progress from which on the task says something."""
         return LEARNED if self.task.unit is not None else FELL * abs(self.base)
 
-    def at_rate(self, values: StartValues, rate: float, enough: float, steps: int) -> float:
+    def at_rate(self, who: int, values: StartValues, rate: float, enough: float, steps: int) -> float:
         """Return what progress is made from ``values``; ``-inf`` where the run breaks off at once.
 
         Args:
+            who: who starts.
             values: where it starts.
             rate: Adam's.
             enough: progress after which no more need be made.
@@ -166,16 +169,19 @@ class Course:
         for loss in self.run(values, rate, steps):
             losses.append(loss)
             if len(losses) >= LAST and self.gone(median(losses[-LAST:])) >= enough:
+                self.finished.add(who)
                 return self.gone(median(losses[-LAST:]))
         if len(losses) < steps + 1:  # broke off
             losses = losses[:1]
+        else:
+            self.finished.add(who)
         return self.gone(median(losses[-LAST:])) if losses else -math.inf
 
     def best(self, who: int, values: StartValues, rates: Iterable[float], enough: float, steps: int) -> float:
         """Return :meth:`at_rate` at the best of ``rates``; ``who`` starts is remembered with what suited it."""
         best = -math.inf
         for rate in rates:
-            found = self.at_rate(values, rate, enough, steps)
+            found = self.at_rate(who, values, rate, enough, steps)
             self.suits.setdefault(who, {})[rate] = found
             best = max(best, found)
             if best >= enough:
@@ -200,7 +206,7 @@ class Course:
         """Whether the model comes nearly as far as the copy ``at`` when both train on, at the rates that suited them."""
         rates = sorted(self.suits[-1], key=lambda rate: -self.suits[-1][rate])[:2]
         copy_rate = max(self.suits[at], key=lambda rate: self.suits[at][rate])
-        theirs = self.at_rate(values, copy_rate, self.done, LAST_HEAT)
+        theirs = self.at_rate(at, values, copy_rate, self.done, LAST_HEAT)
         there = (ARRIVED if self.task.fresh else ARRIVED_BY_HEART) * theirs
         return self.best(-1, {}, rates, there, LAST_HEAT) >= there
 

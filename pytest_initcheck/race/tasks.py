@@ -88,6 +88,22 @@ def tasks(push: Push, loss: Loss | None = None, *, offsets: bool = False) -> lis
     return found
 
 
+def likelihood(push: Push) -> list[Task]:
+    """Return the task of a model that gives one number for each sample, which may be the logarithm of a likelihood: to raise it.
+
+    Such a number cannot follow any target, since densities add up to one. It says something of other models only where no target
+    can be told: a constant raises most numbers.
+    """
+    output, batch = push.start, push.probed.batch
+    if batch is None or batch < 2 or output.numel() != batch or sample_dim(output, batch) is None:
+        return []
+
+    def loss(_raw: Any, outputs: Sequence[Tensor], _inputs: Sequence[Tensor]) -> Tensor:
+        return -outputs[push.probed.primary].float().mean()
+
+    return [Task("minus the mean output (as of a log-likelihood)", loss, None)]
+
+
 def _form(output: Tensor) -> str:
     """``"probabilities"`` or ``"log-probabilities"`` over the last dimension, or ``"scores"`` (anything)."""
     if output.ndim < 2 or output.shape[-1] < 2:

@@ -8,7 +8,7 @@ to look, and which of these numbers is a fault, stands in :mod:`~pytest_initchec
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -18,6 +18,7 @@ from .. import thresholds
 from ..errors import ProbeError
 from ..probing.memory import storage_key
 from ..probing.probe import OutputChanged, centred, gradients
+from ..probing.statistics import read_back
 from ..records import Response
 from ..sharding.layout import gathered, local
 from ..sharding.world import current
@@ -25,7 +26,7 @@ from .adam import blocks
 from .drawn import given_draws, samples
 from .exchange import Disturbed
 from .fit import fit, token_ids
-from .mixing import mixing
+from .mixing import Mixing, mixing
 from .perturb import Push, rms
 
 #: What Adam adds to the size of a gradient before it divides by it; a gradient far below moves nothing.
@@ -81,24 +82,32 @@ def ask(push: Push, *, suspicious: bool = False, oversized: bool = True) -> Answ
     size, varying, unit = rms(start), rms(centred(start, batch)), natural_unit(start)
     reach = _reach(push, size / unit, varying / unit)
     smaller = residual = fit_steps = token_fit = cut = None
-    mixed = mixing(push)
     plain = not suspicious and varying >= thresholds.VARIED * size
-    heard = (_read_off(push, oversized=oversized) if plain else None) or _heard(push, start)
+    mixed, heard, stepped = _first_look(
+        push, lambda: (_read_off(push, oversized=oversized) if plain else None) or _heard(push, start)
+    )
     sensitivity = heard.sensitivity
     if oversized and sensitivity is not None and sensitivity > thresholds.CHAOTIC:
+        if push.streamed is not None:
+            push.restore()
         smaller = _calmed(push, sensitivity)
+        if push.streamed is not None:
+            push.streamed.step()
     deaf = sensitivity is not None and sensitivity < thresholds.DEAF
-    steps = _steps(push, unit, quiet=thresholds.SILENT * reach, deaf=deaf)
+    steps = _steps(push, unit, quiet=thresholds.SILENT * reach, deaf=deaf, first=stepped)
     drawn = False
     if deaf or not _moves(steps, thresholds.SILENT * reach * unit):
         heard, steps, drawn = _drawn(push, unit, heard, steps, thresholds.SILENT * reach)
         sensitivity = heard.sensitivity
     unseen = (*heard.unseen, *steps.unseen)
-    if (
-        start.ndim > 0
-        and not drawn
-        and not _calm(size, varying, steps.movement, steps.alignment if suspicious else None, unit, reach)
-    ):
+    calm = _calm(size, varying, steps.movement, steps.alignment if suspicious else None, unit, reach)
+    if start.ndim > 0 and not drawn and not calm and push.streamed is not None:
+        unseen = (
+            *unseen,
+            "streamed: whether the model can be fitted was not asked; it takes its weights several times over",
+        )
+        token_fit = token_ids(push, start) is not None
+    elif start.ndim > 0 and not drawn and not calm:
         ids = token_ids(push, start)
         try:
             fitted = fit(push, start, unit, ids)
@@ -257,7 +266,10 @@ def _calmed(push: Push, sensitivity: float) -> float:
         return best
     with torch.no_grad():
         for _ in range(5):
-            torch._foreach_mul_([local(w.data) for w in weights], 0.5)
+            if push.streamed is not None:
+                push.streamed.shrink(0.5)
+            else:
+                torch._foreach_mul_([local(w.data) for w in weights], 0.5)
             start = push.forward(graph=False)[push.probed.primary]
             now = None if push.disturbed is None else _sensitivity(push, start, push.disturbed(thresholds.DISTURBANCE))
             if now is not None and math.isfinite(now):
@@ -273,6 +285,8 @@ def _grad(push: Push, outputs: list[Tensor]) -> list[Tensor | None]:
     if not pairs:
         return [None] * len(push.parameters)
     signals = [c.clone() for _, c in pairs]  # a function of the user's may write to what it is given
+    if push.streamed is not None:
+        return push.streamed.slopes([o for o, _ in pairs], signals, push.probed.holds_graph)
     return gradients(
         [o for o, _ in pairs], list(push.parameters.values()), signals, retain_graph=push.probed.holds_graph
     )
@@ -296,16 +310,26 @@ def common(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
 def _silent(named: Iterable[tuple[str, Tensor | None]]) -> set[str]:
     """Names of the parameters whose gradient is exactly zero."""
     asked = [(n, local(g)) for n, g in named if g is not None and g.numel()]
-    zero = [not g.numel() or _all_zero(g) for _, g in asked]
+    zero = _all_zero([g for _, g in asked])
     if (world := current()) is not None:
         zero = world.every(zero)
     return {n for (n, _), nothing in zip(asked, zero, strict=True) if nothing}
 
 
-def _all_zero(gradient: Tensor) -> bool:
-    # Nearly always the first unit's gradient tells, and the rest need not be read.
-    first = gradient[0] if gradient.ndim > 1 else gradient
-    return not bool(first.any()) and not bool(gradient.any())
+def _all_zero(gradients: Sequence[Tensor]) -> list[bool]:
+    found = [not g.numel() for g in gradients]
+    near = {i for i, g in enumerate(gradients) if g.device.type == "cpu" or g.layout is not torch.strided}
+    far = [i for i, g in enumerate(gradients) if g.numel() and i not in near]
+    if far:  # where reading a number is dear, one transfer for all
+        norms = torch._foreach_norm([gradients[i] for i in far], math.inf)
+        for i, (peak,) in zip(far, read_back([n.reshape(1) for n in norms]), strict=True):
+            found[i] = peak == 0
+    for i in near:
+        if (gradient := gradients[i]).numel():
+            # Nearly always the first unit's gradient tells, and the rest need not be read.
+            first = gradient[0] if gradient.ndim > 1 else gradient
+            found[i] = not bool(first.any()) and not bool(gradient.any())
+    return found
 
 
 def _step(push: Push, gradients: Sequence[Tensor | None]) -> float:
@@ -313,6 +337,8 @@ def _step(push: Push, gradients: Sequence[Tensor | None]) -> float:
 
     The gradients are overwritten: a second copy of the parameters would not fit the budget.
     """
+    if push.streamed is not None:
+        return push.streamed.step()
     present = [(p.data, g) for p, g in zip(push.parameters.values(), gradients, strict=True) if g is not None]
     if not present:
         return 0.0
@@ -321,9 +347,8 @@ def _step(push: Push, gradients: Sequence[Tensor | None]) -> float:
     with torch.no_grad():
         # Of sharded gradients one at a time, whose parts the ranks add up.
         alone = current() is None
-        norms = [
-            float(n) for n in (torch._foreach_norm(slopes, 1) if alone else (gathered(g.abs().sum()) for g in slopes))
-        ]
+        sizes = torch._foreach_norm(slopes, 1) if alone else [gathered(g.abs().sum()) for g in slopes]
+        norms = [n for (n,) in read_back([size.reshape(1) for size in sizes])]
         for (parameter, slope), norm in zip(present, norms, strict=True):
             loud = not norm < LOUD_GRADIENT * slope.numel()
             for value, part in zip(blocks(local(parameter)), blocks(local(slope)), strict=True):
@@ -348,22 +373,53 @@ def _expanded(tensor: Tensor) -> bool:
     return any(stride == 0 and size > 1 for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
 
 
-def _steps(push: Push, unit: float, *, quiet: float, deaf: bool) -> _Steps:
+@dataclass(frozen=True, slots=True)
+class _Stepped:
+    """The first step, taken: L1 norm of the gradients, which of them were exactly zero, and the outputs."""
+
+    total: float
+    silent: set[str]
+    outputs: list[Tensor]
+
+
+def _first_look(push: Push, hear: Callable[[], _Heard]) -> tuple[Mixing, _Heard, _Stepped | None]:
+    """Samples exchanged and the inputs disturbed; of weights that come and go also the first step, in the same pass."""
+    if push.streamed is None:
+        return mixing(push), hear(), None
+    mixed, heard, stepped = push.streamed.together(lambda: mixing(push), hear, lambda: _first_step(push))
+    assert isinstance(mixed, Mixing)
+    assert isinstance(heard, _Heard)
+    assert isinstance(stepped, _Stepped)
+    return mixed, heard, stepped
+
+
+def _first_step(push: Push) -> _Stepped:
+    slopes: list[Tensor | None] = [push.probed.gradients[name] for name in push.parameters]
+    push.probed.gradients.clear()  # a second copy of the parameters would not fit the budget
+    silent = _silent(zip(push.parameters, slopes, strict=True))
+    total = _step(push, slopes)
+    del slopes
+    return _Stepped(total, silent, push.forward(graph=bool(silent)))
+
+
+def _steps(push: Push, unit: float, *, quiet: float, deaf: bool, first: _Stepped | None = None) -> _Steps:
     """Step along the gradient, again where a gradient was exactly zero, nothing moved (``quiet``), or no input is heard (``deaf``)."""
     probed, start = push.probed, push.start
-    slopes: list[Tensor | None] = [probed.gradients[name] for name in push.parameters]
-    probed.gradients.clear()  # a second copy of the parameters would not fit the budget
-    silent = _silent(zip(push.parameters, slopes, strict=True))
+    first = first or _first_step(push)
+    silent, total, outputs = first.silent, first.total, first.outputs
+    del first  # a graph hangs on its outputs
     wakes = dict.fromkeys(silent, False)
     direction = probed.cotangents[probed.primary]
     movement: list[float] = []
     unseen: dict[str, None] = {}
+    slopes: list[Tensor | None] = []
     predicted = alignment = later = None
     for look in range(thresholds.LOOKS):
-        total = _step(push, slopes)
-        slopes = []
         more = look + 1 < thresholds.LOOKS
-        outputs = push.forward(graph=more and bool(silent))
+        if look > 0:
+            total = _step(push, slopes)
+            slopes = []
+            outputs = push.forward(graph=more and bool(silent))
         output = outputs[probed.primary].detach()
         now, was = common(output, start)
         if output.shape != start.shape:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -96,8 +97,11 @@ def _fingerprints(model: nn.Module, batch: int) -> Iterator[list[tuple[str, Tens
     """One number for each sample of what each module returns, in order."""
     names = {id(module): clean(path) for path, module in model.named_modules()}
     found: list[tuple[str, Tensor]] = []
+    mine = threading.get_ident()
 
     def hook(module: nn.Module, _: Any, output: Any) -> None:
+        if threading.get_ident() != mine:  # of another pass, that runs beside this one
+            return
         first = next((t for t in tensors(output) if measurable(t) and not t.is_complex()), None)
         dim = None if first is None else sample_dim(first, batch)
         if first is not None and dim is not None and id(module) in names:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from ..probing.guard import Guard
 from ..probing.layers import looks_up
 from ..probing.probe import Probed, named_trainable
 from ..probing.statistics import own_seed
+from ..probing.streamed import Streamed
 from ..sharding.layout import gathered, spread_as
 from .exchange import Disturbed, exchanged, replaced
 
@@ -43,6 +45,11 @@ class Push:
     swapped: Callable[[], Disturbed] | None = None
 
     @property
+    def streamed(self) -> Streamed | None:
+        """What is asked in place of the weights, where they are never all in memory."""
+        return self.probed.streamed
+
+    @property
     def start(self) -> Tensor:
         """The output that is judged, as the probe's own pass gave it."""
         return self.probed.outputs[self.probed.primary]
@@ -54,11 +61,15 @@ class Push:
 
     def restore(self) -> None:
         """Put the parameters back to their values at the start."""
+        if self.streamed is not None:
+            self.streamed.restore()
         self.guard.restore_parameters()
 
 
 def push_of(probed: Probed, guard: Guard, *, seed: int = 0) -> Push:
     """Return what pushes ``probed.model``; ``guard`` undoes whatever is done to it."""
+    if probed.streamed is not None:
+        probed.streamed.free()  # what is drawn again needs no copy
     guard.backup_parameters()
     guard.rewind()
     seed = own_seed(seed)
@@ -117,8 +128,11 @@ def _noise_behind_ids(size: float, generator: torch.Generator) -> Iterator[list[
     """Noise on what layers return that were given ids; yields the class names of those that were."""
     reached: list[str] = []
 
+    mine = threading.get_ident()
+
     def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        if not looks_up(module, args, output):
+        other = threading.get_ident() != mine  # of another pass, that runs beside this one
+        if other or not looks_up(module, args, output):
             return None
         reached.append(type(module).__name__)
         return noisy(output, size, generator)

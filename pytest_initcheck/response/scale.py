@@ -59,6 +59,8 @@ def _pulls(push: Push) -> dict[str, float]:
         if not 0 < peak < math.inf:
             return {}
         size = (spread / peak).square().mean().log() / 2
+    if push.streamed is not None:
+        return push.streamed.pulls(size, _product, keep=push.probed.holds_graph)
     found = gradients(
         [size], list(push.parameters.values()), [torch.ones_like(size)], retain_graph=push.probed.holds_graph
     )

@@ -24,6 +24,9 @@ CONTESTED: dict[str, Severity] = {
     "chaotic-response": "note",
     "offset-output": "warning",
 }
+#: Those of them that rest on how well a task is learned: where repaired copies learn none either, nothing is shown. What does not
+#: move, or does not follow its inputs, is at fault whatever others do.
+BY_LEARNING = frozenset(("unreachable-targets", "chaotic-response", "offset-output"))
 #: Rules that say nothing of how well a model learns, or say it for certain.
 BESIDE = frozenset(
     (
@@ -109,7 +112,7 @@ def settled(case: Case, found: Iterable[Finding]) -> Iterator[Finding]:
     """Yield ``found`` as the race leaves it: contested findings with what it measured, as errors or as less than that."""
     race, found = case.race, list(found)
     if race is None or race.outcome == "open":
-        yield from found
+        yield from found if race is None or not race.unbeaten else map(_unbeaten, found)
         return
     told = race.outcome == "lost" and accused(found)
     asked = any(h.task == YOURS for h in race.heats)
@@ -125,6 +128,14 @@ def settled(case: Case, found: Iterable[Finding]) -> Iterator[Finding]:
         else:
             summary = f"{f.summary}; but it learns: {race.words}"
             yield replace(f, severity="note" if asked or race.learned else CONTESTED[f.rule], summary=summary, fix="")
+
+
+def _unbeaten(f: Finding) -> Finding:
+    """The same, less than an error where it rests on how well a task is learned, and nobody learns any."""
+    if f.severity != "error" or f.rule not in BY_LEARNING:
+        return f
+    summary = f"{f.summary}; but repaired copies learn no better: nobody learned a task that the output admits"
+    return replace(f, severity=CONTESTED[f.rule], summary=summary, fix="")
 
 
 @rule(

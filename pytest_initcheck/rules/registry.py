@@ -37,6 +37,7 @@ class Case:
         shared: paths of each module that is registered several times in one place.
         spread: how parameters and buffers lie on the ranks; empty for a model of one process.
         race: whether another initialization learns better; ``None`` where there was no need to ask.
+        streamed: whether the weights were never all in memory, so that no fit was asked.
     """
 
     trace: Trace
@@ -54,6 +55,7 @@ class Case:
     shared: Sequence[tuple[str, ...]] = ()
     spread: Sequence[Spread] = ()
     race: Race | None = None
+    streamed: bool = False
 
 
 Judge = Callable[[Case], Iterable[Finding]]

@@ -180,6 +180,8 @@ def name_distribution(
     count = values.numel()
     if not count or not values.is_floating_point() or values.device.type == "meta":
         return Named("too few", count)
+    if count <= _NEAR:
+        values = values.cpu()  # one transfer in place of a question at a time
     flat = values.reshape(-1)
     seen = _sampled(flat, sample)
     if not bool(torch.isfinite(seen).all()):
@@ -194,6 +196,8 @@ def name_distribution(
 
 
 _HALF = (torch.float16, torch.bfloat16)
+#: Tensors of so many elements at most are looked at on the CPU.
+_NEAR = 1 << 16
 
 
 def _sampled(flat: Tensor, most: int) -> Tensor:
@@ -279,7 +283,7 @@ def _orthogonal(block: Tensor, most: int) -> float | None:
     freedom; how improbable a value this small is follows from the lower tail of that distribution.
     """
     rows = block if block.shape[0] <= block.shape[1] else block.T
-    rows = rows[:most].double()
+    rows = rows[:most].to("cpu", torch.float64)
     if rows.shape[0] < 2:
         return None
     lengths = rows.norm(dim=1)

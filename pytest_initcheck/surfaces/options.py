@@ -39,6 +39,7 @@ def add_options(add: Callable[..., Any], prefix: str = "") -> None:
             default=None,
             metavar="{" + ",".join(setting.choices) + "}" if setting.choices else setting.metavar,
             help=described(setting),
+            **({"nargs": "?", "const": setting.bare} if setting.bare else {}),
         )
 
 

@@ -24,6 +24,7 @@ VALUES = {
     "frozen": ("encoder.*", ("encoder.*",), "a b", ("a", "b")),
     "fail_on": ("warning", "warning", "never", "never"),
     "deferred": ("init_weights", "init_weights", "reset", "reset"),
+    "stream": ("layers.*", "layers.*", "true", "true"),
     "time_budget": ("5s 7x", "7x,5s", "none", "none"),
     "timeout": ("30", 30, "60", 60),
     "debug": ("true", True, "false", False),

@@ -56,6 +56,7 @@ def judge(item: tuple[dict[str, Any], bool]) -> Judged:
         "layers": layers[:10],
     }
     verdict["rules"] = [f.rule for f in findings if severity[id(f)] == "error"]
+    verdict["race"] = report.race and {"outcome": report.race.outcome, "told": report.race.told}
     verdict["first"] = _place(drawn, layers) if drawn.units and not report.ok else None
     return record, {**verdict, "seconds": round(seconds, 3)}
 
