@@ -9,7 +9,8 @@ from torch import nn
 
 from . import rules
 from .errors import InitcheckError, ProbeError, SettingsError, UnhealthyInit
-from .examine import Loss, Request, examine
+from .examine import examine
+from .measured import Loss, Request
 from .models.build import build, build_deferred
 from .phases import doing, done_last
 from .records import ConstructionFault, Report

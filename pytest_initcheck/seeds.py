@@ -9,7 +9,8 @@ from statistics import median
 from torch import nn
 
 from . import rules
-from .examine import Request, examine
+from .examine import examine
+from .measured import Request
 from .models.build import build
 from .phases import doing, told_to
 from .records import Report, Seeds

@@ -212,10 +212,10 @@ def orthogonal() -> nn.Module:
 
 
 def test_inputs_that_make_the_output_large_are_named() -> None:
-    found = worst(checked(orthogonal, 120 + 30 * X))
+    (found,) = [f for f in checked(orthogonal, 120 + 30 * X).findings if f.rule == "unreachable-targets"]
 
-    assert (found.rule, found.severity) == ("unreachable-targets", "error")
     assert "the input of 0 has mean 122 and std 30.5" in found.cause
+    assert found.severity != "error"  # other start values learn no better from such inputs
     assert checked(orthogonal).ok
 
 

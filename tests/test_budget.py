@@ -11,7 +11,8 @@ from torch import nn
 from pytest_initcheck import budget as budgets
 from pytest_initcheck import check_init
 from pytest_initcheck.budget import BACKWARD, FORWARD, TimeBudget
-from pytest_initcheck.examine import Request, examine
+from pytest_initcheck.examine import examine
+from pytest_initcheck.measured import Request
 from pytest_initcheck.records import Report
 from pytest_initcheck.rules import raced
 from pytest_initcheck.settings import Settings

@@ -494,7 +494,7 @@ def test_what_is_left_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: Any, **__: Any) -> None:
         raise ZeroDivisionError("of our own\nwith a second line")
 
-    monkeypatch.setattr("pytest_initcheck.examine.suspects", broken)
+    monkeypatch.setattr("pytest_initcheck.measured.suspects", broken)
 
     with pytest.raises(ProbeError) as caught:
         check_init(Net(), X)

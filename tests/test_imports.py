@@ -26,7 +26,7 @@ FLOORS = (
     ("race",),
     ("schemes",),
     ("statements",),
-    ("mend", "examine", "seeds"),
+    ("mend", "measured", "examine", "seeds"),
     ("streaming",),
     ("check", "apply", "expect"),
     ("render", "article"),

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pytest_initcheck import Report, check_init
-from pytest_initcheck.examine import Request, examine
+from pytest_initcheck.examine import examine
+from pytest_initcheck.measured import Request
 from pytest_initcheck.records import plain
 from pytest_initcheck.settings import Settings
 from pytest_initcheck.streaming import recall

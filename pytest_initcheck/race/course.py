@@ -152,7 +152,7 @@ class Course:
     @property
     def informative(self) -> float:
         """Progress from which on the task says something."""
-        return LEARNED if self.task.unit is not None else FELL * abs(self.base)
+        return LEARNED if self.task.unit is not None else max(FELL * abs(self.base), 1e-12)
 
     def at_rate(self, who: int, values: StartValues, rate: float, enough: float, steps: int) -> float:
         """Return what progress is made from ``values``; ``-inf`` where the run breaks off at once.

@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from ..errors import ProbeError, SettingsError
-from ..examine import Request, examine
+from ..examine import examine
+from ..measured import Request
 from ..phases import doing
 from ..probing.probe import named_trainable
 from ..records import Report

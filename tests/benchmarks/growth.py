@@ -22,7 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from pytest_initcheck.budget import TimeBudget
-from pytest_initcheck.examine import Request, examine
+from pytest_initcheck.examine import examine
+from pytest_initcheck.measured import Request
 from pytest_initcheck.settings import Settings
 
 #: Wanted: at most so many milliseconds of our own for each layer, and at most this ratio from one size to the next.

@@ -16,7 +16,8 @@ import torch
 from torch import nn
 
 from pytest_initcheck import Report, check_init
-from pytest_initcheck.examine import Request, examine
+from pytest_initcheck.examine import examine
+from pytest_initcheck.measured import Request
 from pytest_initcheck.probing.probe import OutputChanged
 from pytest_initcheck.records import plain
 from pytest_initcheck.settings import Settings

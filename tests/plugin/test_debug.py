@@ -11,7 +11,7 @@ from pytest_initcheck.cli import main
 from pytest_initcheck.records import Report
 
 #: Where the package fails by itself: neither the user nor torch is in the traceback.
-OURS = "pytest_initcheck.examine.run_probe"
+OURS = "pytest_initcheck.measured.run_probe"
 
 
 @pytest.fixture
