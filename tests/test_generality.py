@@ -197,7 +197,7 @@ class Deep(nn.Sequential):
     [
         (nn.Tanh, "heuristic", True),
         (nn.Tanh, "xavier_uniform_", False),
-        (nn.ReLU, "xavier_uniform_", True),
+        pytest.param(nn.ReLU, "xavier_uniform_", True, marks=pytest.mark.slow),
         (nn.ReLU, "kaiming_normal_", False),
     ],
 )

@@ -54,7 +54,8 @@ def test_ranks_that_part_ways_end_with_a_sentence() -> None:
     assert wrong(torchrun("ends.py"), 2) == []
 
 
-@pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [2, 4])
 def test_what_only_sharding_can_break_is_found(ranks: int) -> None:
     assert wrong(torchrun("faults.py", ranks=ranks), ranks) == []
 
