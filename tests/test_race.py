@@ -330,6 +330,13 @@ def test_what_rests_on_learning_is_no_error_where_nobody_learns():
     ]
 
 
+def test_what_never_learns_in_a_model_that_does_is_worth_a_warning():
+    shut = Finding("blocked-gradient", "error", ("a", "b"), "a and b are zero", fix="line")
+
+    assert [f.severity for f in settled(case("held", 0.7, 0.7), [shut])] == ["warning"]
+    assert [f.severity for f in settled(case("lost", 0.0, 0.7), [shut])] == ["error"]
+
+
 def test_a_lost_race_is_an_error_of_its_own_where_nothing_else_is():
     found, _ = judge(case("lost", 0.04, 0.91))
 

@@ -49,6 +49,22 @@ def edited(model: nn.Module, name: str, change: Callable[[Tensor], Any]) -> nn.M
     return model
 
 
+class LowRank(nn.Module):
+    """A frozen layer, and the product of two factors beside it that is all there is to learn."""
+
+    def __init__(self, down: float, up: float) -> None:
+        super().__init__()
+        self.base, self.down, self.up = nn.Linear(64, 64), nn.Linear(64, 8, bias=False), nn.Linear(8, 64, bias=False)
+        self.base.requires_grad_(False)
+        with torch.no_grad():
+            self.down.weight.mul_(down)
+            self.up.weight.mul_(up)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.base(x) + self.up(self.down(x))
+        return out
+
+
 class Residual(nn.Module):
     """x + up(down(x)), a low-rank branch on a trunk, with the given scales of its two factors."""
 
@@ -283,7 +299,7 @@ SICK_AND_TWIN: dict[str, tuple[str, Callable[[], Any], Callable[[], Any], dict[s
         lambda: frozen(everything_else=True),
         {},
     ),
-    "blocked-gradient": ("error", lambda: Residual(0.0, 0.0), lambda: Residual(1.0, 0.0), {}),
+    "blocked-gradient": ("error", lambda: LowRank(0.0, 0.0), lambda: LowRank(1.0, 0.0), {}),
     "rounding-gradient": ("warning", lambda: Routed(1), lambda: Routed(2), {}),
     "closed-gate": ("note", lambda: Residual(1.0, 0.0), lambda: Residual(1.0, 1.0), {}),
     "duplicate-units": (

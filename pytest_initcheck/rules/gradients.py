@@ -88,7 +88,8 @@ def no_gradient(case: Case) -> Iterator[Finding]:
 @rule(
     "blocked-gradient",
     family="gradients",
-    severity="error where both factors of a product are zero; warning for any other part that stays silent; note where other inputs reach it",
+    severity="error where both factors of a product are zero and the rest does not learn without them; warning for any other part that "
+    "stays silent; note where other inputs reach it",
     threshold=f"gradient exactly zero at the start and after {spelled(thresholds.LOOKS)} optimizer-sized steps",
     evidence="zero-init gates leave 30 to 95 % of the parameters of 75 published models with exactly zero gradients on step one, and "
     "none on step four",

@@ -21,12 +21,13 @@ CONTESTED: dict[str, Severity] = {
     "unresponsive": "warning",
     "unreachable-targets": "warning",
     "input-blind": "warning",
+    "blocked-gradient": "warning",
     "chaotic-response": "note",
     "offset-output": "warning",
 }
 #: Those of them that rest on how well a task is learned: where repaired copies learn none either, nothing is shown. What does not
 #: move, or does not follow its inputs, is at fault whatever others do.
-BY_LEARNING = frozenset(("unreachable-targets", "chaotic-response", "offset-output"))
+BY_LEARNING = frozenset(("unreachable-targets", "chaotic-response", "offset-output", "blocked-gradient"))
 #: Rules that say nothing of how well a model learns, or say it for certain.
 BESIDE = frozenset(
     (
@@ -127,7 +128,9 @@ def settled(case: Case, found: Iterable[Finding]) -> Iterator[Finding]:
             yield replace(f, summary=f"{f.summary}; {race.words}", fix=race.fix)
         else:
             summary = f"{f.summary}; but it learns: {race.words}"
-            yield replace(f, severity="note" if asked or race.learned else CONTESTED[f.rule], summary=summary, fix="")
+            # What never learns is worth a warning, however well the rest does.
+            mild = (asked or race.learned) and f.rule != "blocked-gradient"
+            yield replace(f, severity="note" if mild else CONTESTED[f.rule], summary=summary, fix="")
 
 
 def _unbeaten(f: Finding) -> Finding:
