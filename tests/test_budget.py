@@ -161,6 +161,13 @@ def test_a_race_that_the_budget_cut_off_decides_nothing():
     assert not whole.ok
 
 
+def test_what_fails_in_any_case_is_not_undecided():
+    report = check_init(faded(LOUD), X, time_budget="8x")
+
+    assert named(report, "error") == ["unreachable-targets"]
+    assert "undecided" not in named(report, "warning")
+
+
 @pytest.mark.usefixtures("as_large")
 def test_a_check_stops_at_the_same_pass_each_time():
     counts: list[int] = []

@@ -25,7 +25,10 @@ def judge(case: Case, *, extra: Mapping[str, Rule] | None = None) -> tuple[list[
         if case.settings.select and not any(matches([p.partition(":")[0]], name, ()) for p in case.settings.select):
             continue
         found += entry.judge(case)
-    return sift(raced.settled(case, found), case.settings)
+    kept, ignored = sift(raced.settled(case, found), case.settings)
+    if any(f.severity == "error" for f in kept):
+        kept = [f for f in kept if f.rule != "undecided"]  # it is decided: it fails
+    return kept, ignored
 
 
 def sift(found: Iterable[Finding], settings: Settings) -> tuple[list[Finding], list[Finding]]:

@@ -45,7 +45,7 @@ def undecided(case: Case) -> Iterator[Finding]:
             "undecided",
             "warning",
             blame.names,
-            f"the time budget ({case.settings.time_budget}) was spent while {number(100 * r.cut)} % of a fit's error were left",
+            f"the time budget ({case.settings.time_budget}) was spent while {number(min(100 * r.cut, 100))} % of a fit's error were left",
             evidence={"left": r.cut, "fit_steps": r.fit_steps, "budget": case.settings.time_budget},
             cause=blame.cause,
             advice=MORE,
