@@ -113,7 +113,8 @@ def settled(case: Case, found: Iterable[Finding]) -> Iterator[Finding]:
     """Yield ``found`` as the race leaves it: contested findings with what it measured, as errors or as less than that."""
     race, found = case.race, list(found)
     if race is None or race.outcome == "open":
-        yield from found if race is None or not race.unbeaten else map(_unbeaten, found)
+        stands = any(f.severity == "error" and f.rule not in BY_LEARNING for f in found)
+        yield from found if race is None or not race.unbeaten or stands else map(_unbeaten, found)
         return
     told = race.outcome == "lost" and accused(found)
     asked = any(h.task == YOURS for h in race.heats)
