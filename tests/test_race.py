@@ -326,7 +326,9 @@ def test_what_rests_on_learning_is_no_error_where_nobody_learns():
     assert [(f.severity, f.fix) for f in settled(open_, [far, silent])] == [("error", "line")] * 2
     alone, both = (settled(replace(open_, race=unbeaten), found) for found in ([far], [far, silent]))
     assert [(f.severity, f.fix) for f in alone] == [("warning", "")]
-    assert [(f.severity, f.fix) for f in both] == [("error", "line")] * 2  # what does not move fails, and all that is said of it
+    assert [(f.severity, f.fix) for f in both] == [
+        ("error", "line")
+    ] * 2  # what does not move fails, and all that is said of it
 
 
 def test_what_never_learns_in_a_model_that_does_is_worth_a_warning():
