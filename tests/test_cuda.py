@@ -79,15 +79,15 @@ def test_weights_buffers_generators_and_memory_are_as_they_were(gain: float) -> 
     check_init(model, x)  # kernels and their workspaces come with the first one
     state = {n: t.clone() for n, t in model.state_dict().items()}
     torch.cuda.manual_seed(3)
-    drawn, random = torch.rand(3, device="cuda"), torch.cuda.get_rng_state
+    drawn = torch.rand(3, device="cuda")
     torch.cuda.manual_seed(3)
-    before, held = random(), torch.cuda.memory_allocated()
+    before, held = torch.cuda.get_rng_state(), torch.cuda.memory_allocated()
 
     report = check_init(model, x)
 
     assert report.trace.device.startswith("cuda")
     assert torch.cuda.memory_allocated() == held
-    assert torch.equal(random(), before)
+    assert torch.equal(torch.cuda.get_rng_state(), before)
     assert torch.equal(torch.rand(3, device="cuda"), drawn)
     assert all(torch.equal(state[n], t) for n, t in model.state_dict().items())
     assert all(p.grad is None for p in model.parameters())

@@ -185,13 +185,14 @@ def test_out_of_memory_and_out_of_budget_are_said():
     assert not short.unbeaten
 
 
-def test_where_repaired_copies_learn_nothing_either_nobody_is_beaten():
-    def hardly(trial: nn.Module) -> str:
-        with torch.no_grad():
-            for parameter in trial.parameters():
-                parameter.mul_(1.01)
-        return "no repair"
+def hardly(trial: nn.Module) -> str:
+    with torch.no_grad():
+        for parameter in trial.parameters():
+            parameter.mul_(1.01)
+    return "no repair"
 
+
+def test_where_repaired_copies_learn_nothing_either_nobody_is_beaten():
     stuck, few = raced(tanh_net(0.03), vectors(), hardly), raced(tanh_net(0.03), vectors(), hardly, steps=12)
 
     assert (stuck.outcome, stuck.unbeaten) == ("open", True)
@@ -200,16 +201,18 @@ def test_where_repaired_copies_learn_nothing_either_nobody_is_beaten():
 
 
 def test_an_accused_model_and_its_copies_get_more_steps_where_nobody_learned():
-    def hardly(trial: nn.Module) -> str:
-        with torch.no_grad():
-            for parameter in trial.parameters():
-                parameter.mul_(1.01)
-        return "no repair"
-
     doubted, accused = (raced(tanh_net(0.03), vectors(), hardly, accused=accused) for accused in (False, True))
 
     assert doubted.outcome == "open"
     assert (accused.outcome, accused.heats[0].steps) == ("held", 100)  # it was only late
+
+
+def test_further_steps_that_a_limit_cuts_off_are_said():
+    cut = raced(tanh_net(0.03), vectors(), hardly, accused=True, limit=700)
+
+    assert (cut.outcome, cut.unbeaten) == ("open", True)  # as it was before them
+    assert cut.told.startswith("race: no task that its output admits was learned")
+    assert cut.told.endswith("; given up after 700 training steps")
 
 
 class Density(nn.Module):

@@ -102,11 +102,13 @@ def race(
             found = _raced(push, [Course(push, task, spent, LAST_HEAT) for task in tasks], copies, spent, accused=True)
         return replace(found, passes=spent.passes, runs=spent.runs)
     except TooLong:
-        if found is not None:  # what was found before the further steps
-            return replace(found, passes=spent.passes - 1, runs=spent.runs)
         short = spent.passes <= limit
         why = f"the time budget ({budget}) is spent" if short else "given up"
-        told = f"race: {why} after {spent.passes - 1} training steps, so the first look decides"
+        cut_off = f"{why} after {spent.passes - 1} training steps"
+        if found is not None:  # what was found before the further steps
+            told = f"{found.told}; {cut_off}"
+            return replace(found, passes=spent.passes, runs=spent.runs, told=told, cut=short and not accused)
+        told = f"race: {cut_off}, so the first look decides"
         return Race("open", passes=spent.passes, runs=spent.runs, told=told, cut=short and not accused)
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):

@@ -10,9 +10,6 @@ from .blame import for_silence, for_size
 from .function import silent
 from .registry import Case, finding, rule
 
-#: What to do about it.
-MORE = "give more to decide: time_budget=none lifts the limit"
-
 
 @rule(
     "undecided",
@@ -25,28 +22,25 @@ MORE = "give more to decide: time_budget=none lifts the limit"
 )
 def undecided(case: Case) -> Iterator[Finding]:
     """Whether the model trains is not known: asking was stopped by the time budget."""
-    r = case.response
-    race = case.race
+    r, race, limits = case.response, case.race, case.settings.time_budget
     if race is not None and race.outcome != "open":
         return
-    blame = for_silence(case) if silent(case) else for_size(case)
+    evidence: dict[str, float | str | None]
     if race is not None and race.cut:
-        yield finding(
-            "undecided",
-            "warning",
-            blame.names,
-            f"the time budget ({case.settings.time_budget}) was spent while this model was raced against repaired copies",
-            evidence={"passes": race.passes, "budget": case.settings.time_budget},
-            cause=blame.cause,
-            advice=MORE,
-        )
+        cut_off = "this model was raced against repaired copies"
+        evidence = {"passes": race.passes}
     elif r.cut is not None:
-        yield finding(
-            "undecided",
-            "warning",
-            blame.names,
-            f"the time budget ({case.settings.time_budget}) was spent while {number(min(100 * r.cut, 100))} % of a fit's error were left",
-            evidence={"left": r.cut, "fit_steps": r.fit_steps, "budget": case.settings.time_budget},
-            cause=blame.cause,
-            advice=MORE,
-        )
+        cut_off = f"{number(min(100 * r.cut, 100))} % of a fit's error were left"
+        evidence = {"left": r.cut, "fit_steps": r.fit_steps}
+    else:
+        return
+    blame = for_silence(case) if silent(case) else for_size(case)
+    yield finding(
+        "undecided",
+        "warning",
+        blame.names,
+        f"the time budget ({limits}) was spent while {cut_off}",
+        evidence={**evidence, "budget": limits},
+        cause=blame.cause,
+        advice="give more to decide: time_budget=none lifts the limit",
+    )
