@@ -139,7 +139,8 @@ def _raced(measured: Measured, request: Request, findings: Iterable[Finding]) ->
             accused = rules.raced.accused(errors)
             wanted = tasks(push, loss, offsets=accused)
             anew, last = _anew(measured, request), likelihood(push) if loss is None else []
-            shown = race(push, anew, edits, wanted, accused=accused, steps=steps, limit=limit, last=last)
+            stands = any(f.rule not in rules.raced.BY_LEARNING for f in errors)
+            shown = race(push, anew, edits, wanted, accused=accused, stands=stands, steps=steps, limit=limit, last=last)
         except ProbeError:
             return case
     told = (shown.told,) if shown.told else ()

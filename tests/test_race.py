@@ -17,6 +17,7 @@ from pytest_initcheck.probing.guard import untouched
 from pytest_initcheck.probing.probe import run_probe
 from pytest_initcheck.race import race as race_module
 from pytest_initcheck.race.constant import best_constant
+from pytest_initcheck.race.course import COPY_RATES
 from pytest_initcheck.race.race import race
 from pytest_initcheck.race.tasks import tasks
 from pytest_initcheck.race_records import Heat, Race
@@ -205,6 +206,31 @@ def test_an_accused_model_and_its_copies_get_more_steps_where_nobody_learned():
 
     assert doubted.outcome == "open"
     assert (accused.outcome, accused.heats[0].steps) == ("held", 100)  # it was only late
+
+
+class Blind(nn.Module):
+    """Says the same whatever comes in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = tanh_net(1.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(torch.zeros_like(x)) + 0 * x.sum()
+
+
+def test_no_copy_runs_further_steps_where_they_could_change_nothing():
+    copies, alone = (raced(Blind(), vectors(), hardly, accused=True, stands=stands) for stands in (False, True))
+
+    assert copies.outcome == alone.outcome == "open"
+    assert copies.unbeaten and alone.unbeaten
+    assert alone.runs <= copies.runs - 2 * len(COPY_RATES)  # those of two tasks
+
+
+def test_what_was_only_late_is_cleared_whether_or_not_copies_would_have_run():
+    found = [raced(tanh_net(0.03), vectors(), hardly, accused=True, stands=stands) for stands in (False, True)]
+
+    assert [(one.outcome, one.heats[0].steps) for one in found] == [("held", 100), ("held", 100)]
 
 
 def test_further_steps_that_a_limit_cuts_off_are_said():

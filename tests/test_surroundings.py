@@ -310,3 +310,15 @@ def test_inputs_that_hold_themselves() -> None:
 
     with pytest.raises(ProbeError, match="the inputs are nested too deep, or hold themselves"):
         check_init(Net(), (batch,))
+
+
+def test_what_a_device_that_wakes_up_later_starts_from_is_left_to_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds: list[int] = []
+    for backend in (torch.cuda, torch.xpu, torch.mtia):
+        monkeypatch.setattr(backend, "is_initialized", lambda: False)
+        monkeypatch.setattr(backend, "manual_seed_all", seeds.append)
+
+    check_init(nn.Sequential(nn.Linear(6, 16), nn.Dropout(), nn.Linear(16, 2)), X)
+    check_init(lambda: nn.Linear(6, 2), X)
+
+    assert seeds == []

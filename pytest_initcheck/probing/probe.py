@@ -29,9 +29,10 @@ from .layers import Watch
 from .memory import holds_values
 from .modules import sample_dim, tensors
 from .operands import Use
+from .randomness import seed_all
 from .statistics import own_seed
 from .streamed import Streamed
-from .subject import seed_all, subject_of
+from .subject import subject_of
 from .tracing import read_graph, trace_of
 
 __all__ = ["Probed", "centred", "float_outputs", "named_trainable", "run_probe", "sample_dim"]
@@ -55,8 +56,8 @@ class Probed:
         gradients: gradient by name of trainable parameter (tied ones once); ``None`` where none arrived.
         cotangents: what was pulled back, one for each output (with a loss: its gradient).
         rerun: one more forward pass from the same start; returns the same outputs, under the caller's grad mode.
-        rerun_raw: the same, returning the model's output as it is; other ``args`` and ``kwargs`` may be given, and a number
-            that what the model draws depends on.
+        rerun_raw: the same, returning the model's output as it is; other ``args`` and ``kwargs`` may be given, a number
+            that what the model draws depends on, and that ``inputs`` were asked for just before, so that all is as it was.
         select: picks the tensors of ``outputs`` out of such a raw output.
         call: how the model was called.
         model: the module that ran: the model, what it wraps, or a copy of a lazy one.
@@ -201,11 +202,15 @@ def run_probe(
     differentiates = False  # whether the forward pass takes gradients itself, and needs a graph for it
 
     def rerun_raw(
-        args: tuple[Any, ...] | None = None, kwargs: dict[str, Any] | None = None, noise: int | None = None
+        args: tuple[Any, ...] | None = None,
+        kwargs: dict[str, Any] | None = None,
+        noise: int | None = None,
+        rewound: bool = False,
     ) -> Any:
         nonlocal differentiates
         budget.spend(forward=1, backward=int(torch.is_grad_enabled()))  # a graph is made to go back through it
-        guard.rewind()
+        if not rewound:
+            guard.rewind()
         if noise is not None:
             seed_all(own_seed(seed) + noise)
         try:

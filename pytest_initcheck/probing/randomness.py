@@ -21,13 +21,39 @@ def seeded(seed: int) -> Iterator[None]:
     numpy = numpy_kept()
     with torch.random.fork_rng(devices=devices):
         try:
-            torch.manual_seed(seed)
-            random.seed(seed)
-            seed_numpy(seed)
+            seed_all(seed)
             yield
         finally:
             random.setstate(python)
             numpy()
+
+
+def seed_all(seed: int) -> None:
+    """Seed torch's, Python's and numpy's generators."""
+    seed_torch(seed)
+    random.seed(seed)
+    seed_numpy(seed)
+
+
+def seed_torch(seed: int) -> None:
+    """Seed torch's generators on the CPU and on every device that is in use.
+
+    ``torch.manual_seed`` also decides what a device that wakes up later starts from, which is the user's to decide, and writes
+    down three call stacks to do so, which takes longer than the pass of a small model.
+    """
+    torch.default_generator.manual_seed(seed)
+    for backend in _awake():
+        (getattr(backend, "manual_seed_all", None) or backend.manual_seed)(seed)
+
+
+def _awake() -> Iterator[Any]:
+    """The modules of the accelerators that are in use."""
+    for name in ("cuda", "xpu", "mtia", torch._C._get_privateuse1_backend_name()):
+        backend = getattr(torch, name, None)
+        if backend is not None and getattr(backend, "is_initialized", bool)():
+            yield backend
+    if torch.backends.mps.is_available():
+        yield torch.mps
 
 
 def is_generator(value: Any) -> bool:
@@ -57,10 +83,11 @@ def generator_kept(value: Any) -> Callable[[], Any] | None:
 
 
 def global_generators(devices: Iterable[torch.device]) -> list[Callable[[], Any]]:
-    """What sets back torch's generator on each device, numpy's and Python's."""
+    """What sets back torch's generator on each device, and on those that :func:`seed_torch` seeds, numpy's and Python's."""
     cpu, python = torch.get_rng_state(), random.getstate()
     undo: list[Callable[[], Any]] = [lambda: torch.set_rng_state(cpu), lambda: random.setstate(python)]
-    for device in devices:
+    awake = {torch.device(b.__name__.rpartition(".")[2], i) for b in _awake() for i in range(b.device_count())}
+    for device in awake.union(devices):
         backend = getattr(torch, device.type, None)
         if device.type not in ("cpu", "meta") and hasattr(backend, "get_rng_state"):
             undo.append(_accelerator_generator(backend, device))

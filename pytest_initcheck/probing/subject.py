@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import random
 import sys
 from collections.abc import Collection, Iterator
 from contextvars import copy_context
@@ -20,7 +19,7 @@ from ..words import first_line, named_error
 from .call import Call
 from .guard import Guard, has_lazy
 from .layers import Watch
-from .numpys import seed_numpy
+from .randomness import seed_all
 from .switches import switches_kept
 
 #: Wrappers that run one module on several devices; that module, ``.module``, is the one that is probed.
@@ -116,13 +115,6 @@ def subject_of(
     seed_all(seed)
     guard.mark()
     return Subject(ready, call, tuple(unseen))
-
-
-def seed_all(seed: int) -> None:
-    """Seed torch's, Python's and numpy's generators."""
-    torch.manual_seed(seed)
-    random.seed(seed)
-    seed_numpy(seed)
 
 
 def _unwrapped(model: nn.Module, call: Call, guard: Guard) -> tuple[nn.Module, list[str]]:

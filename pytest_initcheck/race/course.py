@@ -134,7 +134,9 @@ class Course:
         inputs = mixed(given, probed.batch, generator) if fresh else jittered(given, JITTER, generator)
         seen = [x.detach().clone() if is_dense(x) else x for x in inputs]  # the model may free what it is given
         swap = {id(old): new for old, new in zip(given, inputs, strict=True) if new is not old}
-        raw = probed.rerun_raw(replaced(probed.call.args, swap), replaced(probed.call.kwargs, swap), noise=noise)
+        raw = probed.rerun_raw(
+            replaced(probed.call.args, swap), replaced(probed.call.kwargs, swap), noise=noise, rewound=True
+        )
         return raw, seen
 
     def gone(self, loss: float) -> float:

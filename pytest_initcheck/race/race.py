@@ -71,6 +71,7 @@ def race(
     tasks: Sequence[Task],
     *,
     accused: bool,
+    stands: bool = False,
     steps: int = STEPS,
     limit: float = math.inf,
     last: Sequence[Task] = (),
@@ -84,6 +85,7 @@ def race(
         tasks: what is to be learned.
         accused: whether the model fails unless the race takes that back, for which it must master a task or keep up on
             every one; a model that is only in doubt must be beaten on every one.
+        stands: whether it does so even where no copy learns: then only its own progress can still clear it in the further steps.
         steps: optimizer steps of a heat.
         limit: passes that may be spent.
         last: tasks for where nobody learned any of ``tasks``; an accused model and its copies then also get more steps for these.
@@ -99,7 +101,9 @@ def race(
             # Keeping up on these clears of nothing: a bias does it, whatever is dead behind it.
             found = again if again.outcome == "lost" else found
         if found.unbeaten and accused:
-            found = _raced(push, [Course(push, task, spent, LAST_HEAT) for task in tasks], copies, spent, accused=True)
+            courses = [Course(push, task, spent, LAST_HEAT) for task in tasks]
+            again = _raced(push, courses, copies, spent, accused=True, stands=stands)
+            found = found if stands and again.outcome == "open" else again
         return replace(found, passes=spent.passes, runs=spent.runs)
     except TooLong:
         short = spent.passes <= limit
@@ -118,11 +122,13 @@ def race(
         push.restore()
 
 
-def _raced(push: Push, courses: Sequence[Course], copies: Copies, spent: Spent, *, accused: bool) -> Race:
+def _raced(
+    push: Push, courses: Sequence[Course], copies: Copies, spent: Spent, *, accused: bool, stands: bool = False
+) -> Race:
     telling: list[_Standing] = []
     unbeaten = False
     for course in courses:
-        one = _standing(course, copies)
+        one = _standing(course, copies, stands=stands)
         if one is None or not one.says:
             unbeaten = unbeaten or (
                 one is not None and bool(course.finished & one.copies.keys()) and course.steps >= STEPS
@@ -165,13 +171,16 @@ def _raced(push: Push, courses: Sequence[Course], copies: Copies, spent: Spent, 
     )
 
 
-def _standing(course: Course, copies: Copies) -> _Standing | None:
-    """How the model fares on one task, and where it has not learned enough, the copies, up to the first that does clearly better."""
+def _standing(course: Course, copies: Copies, *, stands: bool) -> _Standing | None:
+    """How the model fares on one task, and where it has not learned enough, the copies, up to the first that does clearly better.
+
+    None runs where the model ``stands`` accused whatever they do, and has learned less than half of what says something.
+    """
     course.begin([{}, *(c.values for c in copies.every()[:1])] if course.task.unit is None else [])
     if math.isnan(course.base):
         return None
     one = _Standing(course, course.own())
-    if not one.masters:
+    if not one.masters and not (stands and one.own < CLEAR * course.informative):
         for at, each in enumerate(copies.every()):
             one.copies[at] = course.of_copy(at, each.values)
             if one.lost:

@@ -12,7 +12,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 from ..errors import ProbeError
 from ..probing.probe import float_outputs, gradients
-from ..probing.subject import seed_all
+from ..probing.randomness import seed_all
 from .exchange import replaced
 from .perturb import Push, rms
 

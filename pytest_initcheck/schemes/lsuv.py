@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..errors import ProbeError
 from ..probing.call import Call
 from ..probing.dispatch import Mode
+from ..probing.randomness import seed_torch
 
 _aten = torch.ops.aten
 #: Operations that multiply a weight by a signal, as they arrive below autograd: functional calls, raw parameters and
@@ -107,7 +108,7 @@ def calibrate(
     """
 
     def forward() -> Outputs:
-        torch.manual_seed(seed)
+        seed_torch(seed)
         seen = Outputs(weights)
         with torch.no_grad(), seen:
             model(*call.args, **call.kwargs)

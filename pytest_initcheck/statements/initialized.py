@@ -21,6 +21,7 @@ from torch.nn.parameter import UninitializedParameter
 
 from ..errors import SettingsError, UnexpectedInit
 from ..models.build import build
+from ..probing.randomness import seed_torch
 from ..probing.statistics import kurtosis, measure, settle
 from ..schemes.distributions import name_distribution
 from ..settings import Settings
@@ -248,7 +249,7 @@ def _reset(model: nn.Module) -> dict[str, _Parameter]:
     except Exception as e:
         raise SettingsError(f"default() needs a copy of the model, and it cannot be copied ({e})") from e
     with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(0)
+        seed_torch(0)
         for path, module in reversed(list(again.named_modules())):
             reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
             if not callable(reset) or inspect.signature(reset).parameters:

@@ -16,7 +16,7 @@ from ..errors import ProbeError, SettingsError, UnstableScaling
 from ..models.inputs import resolve_inputs
 from ..probing.guard import untouched
 from ..probing.modules import layer_modules, measurable, tensors
-from ..probing.randomness import seeded
+from ..probing.randomness import seed_torch, seeded
 from ..probing.subject import Subject, subject_of
 
 Make = Callable[..., nn.Module]
@@ -292,7 +292,7 @@ def _outputs(subject: Subject, seed: int, *, grad: bool = False) -> tuple[Any, d
         if path and any(True for _ in module.parameters(recurse=False)):
             handles.append(module.register_forward_hook(hook(path)))
     try:
-        torch.manual_seed(seed)
+        seed_torch(seed)
         with torch.set_grad_enabled(grad):
             raw = subject.run()
     except Exception as e:
