@@ -30,7 +30,7 @@ from .probing.probe import histograms, run_probe
 from .probing.subject import PARALLEL
 from .race.course import STEPS
 from .race.race import race
-from .race.tasks import likelihood, tasks
+from .race.tasks import convicting, tasks
 from .records import ConstructionFault, Finding, Report, Trace
 from .response.perturb import push_of
 from .rules.blame import candidates
@@ -138,7 +138,7 @@ def _raced(measured: Measured, request: Request, findings: Iterable[Finding]) ->
             push = push_of(probed, guard, seed=settings.seed)
             accused = rules.raced.accused(errors)
             wanted = tasks(push, loss, offsets=accused)
-            anew, last = _anew(measured, request), likelihood(push) if loss is None else []
+            anew, last = _anew(measured, request), convicting(push) if loss is None else []
             stands = any(f.rule not in rules.raced.BY_LEARNING for f in errors)
             shown = race(push, anew, edits, wanted, accused=accused, stands=stands, steps=steps, limit=limit, last=last)
         except ProbeError:

@@ -88,7 +88,7 @@ def race(
         stands: whether it does so even where no copy learns: then only its own progress can still clear it in the further steps.
         steps: optimizer steps of a heat.
         limit: passes that may be spent.
-        last: tasks for where nobody learned any of ``tasks``; an accused model and its copies then also get more steps for these.
+        last: tasks that can convict it, but clear it of nothing, for where there are no ``tasks`` or nobody learned any.
     """
     budget = push.probed.budget
     spent = Spent(limit, budget)
@@ -96,11 +96,13 @@ def race(
     found: Race | None = None
     try:
         found = _raced(push, [Course(push, task, spent, steps) for task in tasks], copies, spent, accused=accused)
-        if found.unbeaten and last:
+        if last and (found.unbeaten or (accused and not tasks)):
             again = _raced(push, [Course(push, task, spent, steps) for task in last], copies, spent, accused=accused)
-            # Keeping up on these clears of nothing: a bias does it, whatever is dead behind it.
-            found = again if again.outcome == "lost" else found
-        if found.unbeaten and accused:
+            if again.outcome == "held":  # a bias does it, whatever is dead behind it
+                told = f"race: repaired copies learn {last[0].name} no better, and no task that its output admits could clear it"
+                again = Race("open", told=told, unbeaten=True)
+            found = again if again.outcome == "lost" or not found.unbeaten else found
+        if tasks and found.unbeaten and accused and steps >= STEPS:
             courses = [Course(push, task, spent, LAST_HEAT) for task in tasks]
             again = _raced(push, courses, copies, spent, accused=True, stands=stands)
             found = found if stands and again.outcome == "open" else again
@@ -128,11 +130,14 @@ def _raced(
     telling: list[_Standing] = []
     unbeaten = False
     for course in courses:
-        one = _standing(course, copies, stands=stands)
+        try:
+            one = _standing(course, copies, stands=stands)
+        except TooLong:
+            if spent.passes <= spent.limit or not (telling or unbeaten):
+                raise
+            break  # of a large model the tasks that it could be asked decide
         if one is None or not one.says:
-            unbeaten = unbeaten or (
-                one is not None and bool(course.finished & one.copies.keys()) and course.steps >= STEPS
-            )
+            unbeaten = unbeaten or (one is not None and bool(course.finished & one.copies.keys()))
             continue
         telling.append(one)
         # One task that it masters clears a model of everything; one that it keeps up on clears it of a doubt.

@@ -88,20 +88,36 @@ def tasks(push: Push, loss: Loss | None = None, *, offsets: bool = False) -> lis
     return found
 
 
-def likelihood(push: Push) -> list[Task]:
-    """Return the task of a model that gives one number for each sample, which may be the logarithm of a likelihood: to raise it.
+def convicting(push: Push) -> list[Task]:
+    """Return tasks for where no others are there, or nobody learns them: they can convict a model, but clear none.
 
-    Such a number cannot follow any target, since densities add up to one. It says something of other models only where no target
-    can be told: a constant raises most numbers.
+    One number for each sample may be the logarithm of a likelihood, and is raised. Such a number cannot follow any target, since
+    densities add up to one; but a constant raises most numbers. Where the output has no samples that functions of the input could
+    be told for, fixed numbers are learned by heart; of few of them, a bias alone learns much.
     """
     output, batch = push.start, push.probed.batch
-    if batch is None or batch < 2 or output.numel() != batch or sample_dim(output, batch) is None:
+    if batch is None or batch < 2 or sample_dim(output, batch) is None:
+        return [_by_heart(push)]
+    if output.numel() != batch:
         return []
 
     def loss(_raw: Any, outputs: Sequence[Tensor], _inputs: Sequence[Tensor]) -> Tensor:
         return -outputs[push.probed.primary].float().mean()
 
     return [Task("minus the mean output (as of a log-likelihood)", loss, None)]
+
+
+def _by_heart(push: Push) -> Task:
+    at, unit = push.probed.primary, natural_unit(push.start)
+    goal = unit * torch.randn(push.start.shape, generator=torch.Generator().manual_seed(push.seed + 3))
+    if push.start.numel() and float(push.start.min()) >= 0:
+        goal = goal.abs()
+    goal = goal.to(push.start.device)
+
+    def loss(_raw: Any, outputs: Sequence[Tensor], _inputs: Sequence[Tensor]) -> Tensor:
+        return (outputs[at].float() - goal).square().mean() / goal.square().mean().clamp_min((0.1 * unit) ** 2)
+
+    return Task("fixed numbers", loss, 1.0, fresh=False)
 
 
 def _form(output: Tensor) -> str:

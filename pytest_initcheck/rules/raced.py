@@ -138,7 +138,7 @@ def _unbeaten(f: Finding) -> Finding:
     """The same, less than an error where it rests on how well a task is learned, and nobody learns any."""
     if f.severity != "error" or f.rule not in BY_LEARNING:
         return f
-    summary = f"{f.summary}; but repaired copies learn no better: nobody learned a task that the output admits"
+    summary = f"{f.summary}; but repaired copies learn no better"
     return replace(f, severity=CONTESTED[f.rule], summary=summary, fix="")
 
 
