@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -120,8 +119,7 @@ def _raced(measured: Measured, request: Request, findings: Iterable[Finding]) ->
     errors = [f for f in findings if f.severity == "error"]
     _, called = _unwrapped(measured.subject)
     edits = edits_of(case.trace, errors, candidates(case), seed=settings.seed, called=called)
-    large = rules.raced.size(case) > rules.raced.LARGE
-    steps, limit = (rules.raced.FEW, rules.raced.FEW_PASSES) if large else (STEPS, math.inf)
+    steps = rules.raced.FEW if rules.raced.size(case) > rules.raced.LARGE else STEPS
     with told_to(None), untouched(measured.subject, tensors=call.tensors, also=(call.args, call.kwargs, loss)) as guard:
         guard.backup_parameters()
         try:
@@ -140,7 +138,7 @@ def _raced(measured: Measured, request: Request, findings: Iterable[Finding]) ->
             wanted = tasks(push, loss, offsets=accused)
             anew, last = _anew(measured, request), convicting(push) if loss is None else []
             stands = any(f.rule not in rules.raced.BY_LEARNING for f in errors)
-            shown = race(push, anew, edits, wanted, accused=accused, stands=stands, steps=steps, limit=limit, last=last)
+            shown = race(push, anew, edits, wanted, accused=accused, stands=stands, steps=steps, last=last)
         except ProbeError:
             return case
     told = (shown.told,) if shown.told else ()

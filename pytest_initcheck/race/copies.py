@@ -19,7 +19,7 @@ Repair = Callable[[nn.Module], str]
 
 @dataclass(frozen=True)
 class Copy:
-    """A repair: the lines that do it, and the start values that it gives."""
+    """A repair: the lines that do it, and the start values that it changes."""
 
     text: str
     values: StartValues
@@ -36,10 +36,12 @@ class Copies:
         """The copies, the whole of the model first; those that change nothing, or what another one does, are left out."""
         if self._made is None:
             self._push.restore()
+            # The whole of the model last: what changes little is kept in little, so that of the weights one copy is held at a time.
+            found = [self._repaired(repair) for repair in reversed(self._repairs)]
             self._made = []
-            for repair in self._repairs:
-                if (made := self._repaired(repair)) is not None:
-                    self._made.append(made)
+            for one in reversed(found):
+                if one is not None and not any(_alike(one.values, other.values) for other in self._made):
+                    self._made.append(one)
         return self._made
 
     def _repaired(self, repair: Repair) -> Copy | None:
@@ -55,7 +57,9 @@ class Copies:
             return None
         new = dict(trial.named_parameters())
         values = {n: new[n].detach() for n, p in parameters.items() if n in new and new[n].shape == p.shape}
-        known = [dict(parameters), *(c.values for c in self._made or ())]
-        if any(all(torch.equal(v, other[n]) for n, v in values.items() if n in other) for other in known):
-            return None
-        return Copy(text, values)
+        values = {n: v for n, v in values.items() if not torch.equal(v, parameters[n])}
+        return Copy(text, values) if values else None
+
+
+def _alike(one: StartValues, other: StartValues) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(v, other[n]) for n, v in one.items())

@@ -204,13 +204,17 @@ class Course:
         tried = [(gone, rate) for at, runs in self.suits.items() if at >= 0 for rate, gone in runs.items()]
         return (max(tried)[1],) if tried else COPY_RATES
 
-    def arrives(self, at: int, values: StartValues) -> bool:
-        """Whether the model comes nearly as far as the copy ``at`` when both train on, at the rates that suited them."""
+    def arrives(self, at: int, values: StartValues) -> tuple[float, float] | None:
+        """How far the model and the copy ``at`` come when both train on, at the rates that suited them.
+
+        ``None`` where the copy still comes clearly further.
+        """
         rates = sorted(self.suits[-1], key=lambda rate: -self.suits[-1][rate])[:2]
         copy_rate = max(self.suits[at], key=lambda rate: self.suits[at][rate])
         theirs = self.at_rate(at, values, copy_rate, self.done, LAST_HEAT)
         there = (ARRIVED if self.task.fresh else ARRIVED_BY_HEART) * theirs
-        return self.best(-1, {}, rates, there, LAST_HEAT) >= there
+        own = self.best(-1, {}, rates, there, LAST_HEAT)
+        return (own, theirs) if own >= there else None
 
     @property
     def enough(self) -> float:

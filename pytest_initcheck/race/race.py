@@ -30,6 +30,8 @@ FAR_BEHIND = 0.25
 NEARLY = 0.85
 #: Small edits that are tried besides the whole of the model.
 EDITS = 2
+#: An accused model that lost this share of the error is on its way, and may arrive with more steps.
+AWAKE = 0.02
 #: Parameters whose RMS differs by this factor are named.
 APART = 1.5
 
@@ -131,11 +133,11 @@ def _raced(
     unbeaten = False
     for course in courses:
         try:
-            one = _standing(course, copies, stands=stands)
+            one = _standing(course, copies, accused=accused, stands=stands)
         except TooLong:
-            if spent.passes <= spent.limit or not (telling or unbeaten):
+            if not accused or not (telling or unbeaten):
                 raise
-            break  # of a large model the tasks that it could be asked decide
+            break  # the tasks that it could be asked decide
         if one is None or not one.says:
             unbeaten = unbeaten or (one is not None and bool(course.finished & one.copies.keys()))
             continue
@@ -158,11 +160,9 @@ def _raced(
     if not beaten:
         return Race("held", heats, passes=spent.passes, runs=spent.runs)
     won = _smallest(copies, beaten)
-    if not accused:
-        values = copies.every()[won].values
-        late = [s for s in beaten if s.course.arrives(won, values)]
-        if late:
-            return Race("held", tuple(s.heat(s.copies[won]) for s in late), passes=spent.passes, runs=spent.runs)
+    late = _late(beaten, won, copies, accused=accused)
+    if late:
+        return Race("held", tuple(late), passes=spent.passes, runs=spent.runs)
     heats, best = tuple(s.heat(s.copies[won]) for s in beaten), copies.every()[won]
     changed = _changed(push, best.values)
     return Race(
@@ -176,7 +176,24 @@ def _raced(
     )
 
 
-def _standing(course: Course, copies: Copies, *, stands: bool) -> _Standing | None:
+def _late(beaten: Sequence[_Standing], won: int, copies: Copies, *, accused: bool) -> list[Heat]:
+    """The last heats of those in which the model was only late."""
+    found = []
+    for s in beaten:
+        if s.course.steps >= LAST_HEAT or (accused and s.own < AWAKE):
+            continue
+        try:
+            arrived = s.course.arrives(won, copies.every()[won].values)
+        except TooLong:
+            if not accused:
+                raise
+            break
+        if arrived is not None:
+            found.append(Heat(s.course.task.name, LAST_HEAT, *arrived, s.course.task.unit is not None))
+    return found
+
+
+def _standing(course: Course, copies: Copies, *, accused: bool, stands: bool) -> _Standing | None:
     """How the model fares on one task, and where it has not learned enough, the copies, up to the first that does clearly better.
 
     None runs where the model ``stands`` accused whatever they do, and has learned less than half of what says something.
@@ -187,7 +204,12 @@ def _standing(course: Course, copies: Copies, *, stands: bool) -> _Standing | No
     one = _Standing(course, course.own())
     if not one.masters and not (stands and one.own < CLEAR * course.informative):
         for at, each in enumerate(copies.every()):
-            one.copies[at] = course.of_copy(at, each.values)
+            try:
+                one.copies[at] = course.of_copy(at, each.values)
+            except TooLong:
+                if not accused or not course.finished & one.copies.keys():
+                    raise
+                break  # those that ran decide
             if one.lost:
                 break
     return one
@@ -200,7 +222,10 @@ def _smallest(copies: Copies, standings: Sequence[_Standing]) -> int:
     for at in order:
         for s in standings:
             if at not in s.copies:
-                s.copies[at] = s.course.of_copy(at, every[at].values, s.course.suited)
+                try:
+                    s.copies[at] = s.course.of_copy(at, every[at].values, s.course.suited)
+                except TooLong:
+                    break
             if s.copies[at] < NEARLY * s.copy() or not s.own < CLEAR * s.copies[at]:
                 break
         else:

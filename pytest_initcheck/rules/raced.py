@@ -50,8 +50,8 @@ BESIDE = frozenset(
 )
 #: A model of more parameters than this is raced for what it would fail by, not for doubts, and not for long.
 LARGE = 1_000_000
-#: Optimizer steps of a heat of a large model, and the passes that it may be raced for: every rate of its own, and one copy.
-FEW, FEW_PASSES = 12, 70
+#: Optimizer steps of a heat of a large model: of the default time budget, every rate of its own and of one copy take about half.
+FEW = 20
 #: Of a model whose units sum over fewer weights than this, forty steps say little: each weight moves as far as in a wide one.
 NARROW = 8.0
 #: A scale that is off by so many decades leaves a doubt.
