@@ -51,7 +51,7 @@ class Race:
         runs: pairs of a start and a rate that were run.
         told: why it is open, in words.
         cut: whether the time budget was spent before a doubt was settled.
-        unbeaten: of an open one, whether repaired copies ran all their steps, and none learned more than the model did.
+        unbeaten: of an open one, whether a repaired copy ran all its steps, and none learned clearly more than the model did.
     """
 
     outcome: Ending

@@ -68,8 +68,8 @@ def no_gradient(case: Case) -> Iterator[Finding]:
                 "no-gradient",
                 "error",
                 names,
-                f"{some(names)} {'is' if len(names) == 1 else 'are'} never used, and no method of the classes that hold "
-                f"{'it' if len(names) == 1 else 'them'} reads the attribute",
+                f"{some(names)} {'is' if len(names) == 1 else 'are'} never used: no method of the classes that hold "
+                f"{'it' if len(names) == 1 else 'them'} reads the attribute but to initialize or show it",
                 evidence={"parameters": len(names), "reason": reason},
                 cause="built and given values, but not used: a forgotten term or call in forward(), or a leftover",
                 advice=f"use it in forward(), or delete it: del model.{_owner(case, names[0])}",
