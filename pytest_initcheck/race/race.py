@@ -30,8 +30,6 @@ FAR_BEHIND = 0.25
 NEARLY = 0.85
 #: Small edits that are tried besides the whole of the model.
 EDITS = 2
-#: An accused model that lost this share of the error is on its way, and may arrive with more steps.
-AWAKE = 0.02
 #: Parameters whose RMS differs by this factor are named.
 APART = 1.5
 
@@ -160,8 +158,7 @@ def _raced(
     if not beaten:
         return Race("held", heats, passes=spent.passes, runs=spent.runs)
     won = _smallest(copies, beaten)
-    late = _late(beaten, won, copies, accused=accused)
-    if late:
+    if not accused and (late := _late(beaten, won, copies)):
         return Race("held", tuple(late), passes=spent.passes, runs=spent.runs)
     heats, best = tuple(s.heat(s.copies[won]) for s in beaten), copies.every()[won]
     changed = _changed(push, best.values)
@@ -176,18 +173,11 @@ def _raced(
     )
 
 
-def _late(beaten: Sequence[_Standing], won: int, copies: Copies, *, accused: bool) -> list[Heat]:
+def _late(beaten: Sequence[_Standing], won: int, copies: Copies) -> list[Heat]:
     """The last heats of those in which the model was only late."""
     found = []
     for s in beaten:
-        if s.course.steps >= LAST_HEAT or (accused and s.own < AWAKE):
-            continue
-        try:
-            arrived = s.course.arrives(won, copies.every()[won].values)
-        except TooLong:
-            if not accused:
-                raise
-            break
+        arrived = s.course.arrives(won, copies.every()[won].values)
         if arrived is not None:
             found.append(Heat(s.course.task.name, LAST_HEAT, *arrived, s.course.task.unit is not None))
     return found
