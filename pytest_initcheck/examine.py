@@ -137,8 +137,11 @@ def _raced(measured: Measured, request: Request, findings: Iterable[Finding]) ->
             accused = rules.raced.accused(errors)
             wanted = tasks(push, loss, offsets=accused)
             anew, last = _anew(measured, request), convicting(push) if loss is None else []
+            teacher = _anew(measured, request, other=1) if loss is None else None
             stands = any(f.rule not in rules.raced.BY_LEARNING for f in errors)
-            shown = race(push, anew, edits, wanted, accused=accused, stands=stands, steps=steps, last=last)
+            shown = race(
+                push, anew, edits, wanted, accused=accused, stands=stands, steps=steps, last=last, teacher=teacher
+            )
         except ProbeError:
             return case
     told = (shown.told,) if shown.told else ()
@@ -160,14 +163,14 @@ def _given(call: Call) -> tuple[Any, ...]:
     return (*call.args, call.kwargs) if call.kwargs else call.args
 
 
-def _anew(measured: Measured, request: Request) -> Whole:
-    """Initializes all of a model by ``"auto"``, planned once: each time to the same values."""
+def _anew(measured: Measured, request: Request, *, other: int = 0) -> Whole:
+    """Initializes all of a model by ``"auto"``, planned once: each time to the same values, and to others for every number."""
     _, called = _unwrapped(measured.subject)
     plans: list[Planned] = []
 
     def anew(trial: nn.Module) -> str:
         plans[:] = plans or [plan_for(trial, "auto", _given(measured.call), {})]
-        carry_out(trial, plans[0], torch.Generator().manual_seed(request.settings.seed))
+        carry_out(trial, plans[0], torch.Generator().manual_seed(request.settings.seed + 1000 * other))
         arguments = called if request.inputs is None else f"{called}, inputs=inputs"
         code = f"# without this import: print(pytest_initcheck.recommend_init({arguments}).code())"
         return f"import pytest_initcheck\npytest_initcheck.apply_init({arguments})\n{code}"

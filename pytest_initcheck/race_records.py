@@ -83,6 +83,9 @@ class Race:
         if heat is None:
             return ""
         other = "with the fix below" if self.fix else "with other start values"
+        if heat.bounded and heat.gone <= -1 and heat.repaired is not None:
+            left = f"{number(1 - heat.gone)} times the error of the best constant, and {number(1 - heat.repaired)} times it {other}"
+            return f"{heat.steps} training steps on {heat.task} leave {left}"
         took = _share if heat.bounded else _fall
         verb, of = ("take away", " of the error") if heat.bounded else ("lower it by", "")
         then = "" if heat.repaired is None else f", and {took(heat.repaired)} {other}"

@@ -44,6 +44,12 @@ class Copies:
                     self._made.append(one)
         return self._made
 
+    def other(self, repair: Repair) -> StartValues:
+        """What ``repair`` changes, for another use than a copy that runs; nothing where it cannot be done."""
+        self._push.restore()
+        made = self._repaired(repair)
+        return {} if made is None else made.values
+
     def _repaired(self, repair: Repair) -> Copy | None:
         parameters = self._push.parameters
         try:

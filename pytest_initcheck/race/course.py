@@ -17,7 +17,7 @@ from ..response.adam import Adam
 from ..response.exchange import replaced
 from ..response.perturb import Push
 from .fresh import jittered, mixed
-from .tasks import Task
+from .tasks import Task, lessons
 
 #: Adam's rates, the range in common use; the best counts. Copies, which have ordinary scales, do without the gentlest.
 RATES = (3e-3, 1e-3, 3e-4)
@@ -79,6 +79,7 @@ class Course:
         base: the loss from which progress is counted.
         suits: progress at each rate that was tried, by the number of the copy (-1: as it is).
         finished: who ran to an end at any rate.
+        teacher: start values from which the model says what is to be learned, if it is taught.
     """
 
     push: Push
@@ -88,6 +89,8 @@ class Course:
     base: float = math.nan
     suits: dict[int, dict[float, float]] = field(default_factory=dict)
     finished: set[int] = field(default_factory=set)
+    teacher: StartValues = field(default_factory=dict)
+    _lessons: list[Tensor] = field(default_factory=list)
 
     def run(self, values: StartValues, rate: float, steps: int) -> Iterator[float]:
         """Train from ``values`` and yield the loss before each step, and after the last one; ends where it breaks off.
@@ -106,6 +109,7 @@ class Course:
                 with torch.inference_mode(False), torch.enable_grad():
                     self.spent.one()
                     raw, inputs = self._pass(step)
+                    inputs = [self._lessons[step]] if self.task.taught else inputs
                     try:
                         loss = self.task.loss(raw, probed.select(raw), inputs)
                     except (
@@ -125,6 +129,24 @@ class Course:
             return
         finally:
             push.restore()
+
+    def _learn(self, steps: int) -> None:
+        """Have the teacher say what is to be learned in so many steps."""
+        push, said = self.push, []
+        push.restore()
+        try:
+            with torch.no_grad():
+                for name, start in self.teacher.items():
+                    push.parameters[name].data.copy_(start)
+                for step in range(steps + 1):
+                    self.spent.one()
+                    raw, _ = self._pass(step)
+                    said.append(push.probed.select(raw)[push.probed.primary].detach().float().clone())
+        except ProbeError:  # it ran as it is; with these weights it does not
+            said = []
+        finally:
+            push.restore()
+        self._lessons = lessons(push, said) if said else []
 
     def _pass(self, step: int) -> tuple[object, Sequence[Tensor]]:
         """What the model returns for the inputs of this step, and these."""
@@ -150,6 +172,9 @@ class Course:
         self.base = math.nan if self.task.unit is None else self.task.unit
         if self.task.unit is None:
             self.base = min((loss for values in starts for loss in self.run(values, 0.0, 0)), default=math.nan)
+        if self.task.taught:
+            self._learn(self.steps)
+            self.base = self.base if self._lessons else math.nan
 
     @property
     def informative(self) -> float:
@@ -168,6 +193,8 @@ class Course:
         """
         losses: list[float] = []
         self.spent.runs += 1
+        if self.task.taught and len(self._lessons) <= steps:
+            self._learn(steps)
         for loss in self.run(values, rate, steps):
             losses.append(loss)
             if len(losses) >= LAST and self.gone(median(losses[-LAST:])) >= enough:

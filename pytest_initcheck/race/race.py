@@ -20,12 +20,14 @@ from ..race_records import Heat, Race
 from ..response.perturb import Push, rms
 from .copies import Copies, Repair
 from .course import LAST_HEAT, STEPS, Course, Spent, StartValues, TooLong, out_of_memory
-from .tasks import Task
+from .tasks import Task, taught
 
 #: A copy does clearly better when the model comes less than this share of its way, which is what harm means.
 CLEAR = 0.5
 #: An accused model that comes less than this share of the copy's way on one task is not asked about others.
 FAR_BEHIND = 0.25
+#: A model that leaves this much of the error of the best constant, where a copy leaves no more than that constant does, is beaten as well.
+FAR_OFF, NO_WORSE = 2.0, 1.1
 #: Of the copies that do clearly better, the smallest edit that comes this far on the way of the best is the fix.
 NEARLY = 0.85
 #: Small edits that are tried besides the whole of the model.
@@ -53,11 +55,15 @@ class _Standing:
 
     @property
     def says(self) -> bool:
-        return max(self.own, self.copy()) >= self.course.informative
+        return max(self.own, self.copy()) >= self.course.informative or self._far_off
 
     @property
     def lost(self) -> bool:
-        return self.copy() >= self.course.informative and self.own < CLEAR * self.copy()
+        return (self.copy() >= self.course.informative and self.own < CLEAR * self.copy()) or self._far_off
+
+    @property
+    def _far_off(self) -> bool:
+        return self.course.task.unit is not None and 1 - self.own >= FAR_OFF and 1 - self.copy() <= NO_WORSE
 
     def heat(self, repaired: float | None = None) -> Heat:
         ran = max(self.copies.values(), default=None) if repaired is None else repaired
@@ -75,6 +81,7 @@ def race(
     steps: int = STEPS,
     limit: float = math.inf,
     last: Sequence[Task] = (),
+    teacher: Repair | None = None,
 ) -> Race:
     """Return whether a repaired copy of a model learns clearly better than the model as it is, on every task.
 
@@ -88,6 +95,7 @@ def race(
         stands: whether it does so even where no copy learns: then only its own progress can still clear it in the further steps.
         steps: optimizer steps of a heat.
         limit: passes that may be spent.
+        teacher: initializes all of a copy to other values than ``whole``: what it says is to be learned where nothing else decided.
         last: tasks that can convict it, but clear it of nothing, for where there are no ``tasks`` or nobody learned any.
     """
     budget = push.probed.budget
@@ -106,6 +114,10 @@ def race(
             courses = [Course(push, task, spent, LAST_HEAT) for task in tasks]
             again = _raced(push, courses, copies, spent, accused=True, stands=stands)
             found = found if stands and again.outcome == "open" else again
+        if tasks and found.unbeaten and teacher is not None and (values := copies.other(teacher)):
+            course = Course(push, taught(push, offsets=accused), spent, steps, teacher=values)
+            again = _raced(push, [course], copies, spent, accused=accused)
+            found = found if again.outcome == "open" else again
         return replace(found, passes=spent.passes, runs=spent.runs)
     except TooLong:
         short = spent.passes <= limit

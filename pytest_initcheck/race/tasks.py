@@ -46,12 +46,15 @@ class Task:
         loss: from what the model returned, as it is, its floating outputs, and the inputs, to a scalar.
         unit: the loss of the best constant; ``None`` where it has no end, or nobody knows.
         fresh: whether it can be told what to learn for other inputs than the given ones.
+        taught: whether what is to be learned is what the model itself says from other start values, which ``loss`` is given in place of
+            the inputs.
     """
 
     name: str
     loss: Callable[[Any, Sequence[Tensor], Sequence[Tensor]], Tensor]
     unit: float | None
     fresh: bool = True
+    taught: bool = False
 
 
 def tasks(push: Push, loss: Loss | None = None, *, offsets: bool = False) -> list[Task]:
@@ -105,6 +108,36 @@ def convicting(push: Push) -> list[Task]:
         return -outputs[push.probed.primary].float().mean()
 
     return [Task("minus the mean output (as of a log-likelihood)", loss, None)]
+
+
+def taught(push: Push, *, offsets: bool = False) -> Task:
+    """Return what every architecture can learn: what it says itself, from other start values; for where nobody learns anything else.
+
+    Args:
+        push, offsets: as :func:`tasks`.
+    """
+    at, batch = push.probed.primary, push.probed.batch
+
+    def loss(_raw: Any, outputs: Sequence[Tensor], lesson: Sequence[Tensor]) -> Tensor:
+        said, goal = outputs[at].float(), lesson[0]
+        varies = centred(goal, batch) if sample_dim(goal, batch) is not None else goal - goal.mean()
+        if not offsets:
+            said, goal = centred(said, batch), centred(goal, batch)
+        return (said - goal).square().mean() / varies.square().mean()
+
+    return Task("what the model says from other start values", loss, 1.0, taught=True)
+
+
+def lessons(push: Push, said: Sequence[Tensor]) -> list[Tensor]:
+    """Return what a teacher ``said`` at every step, on the scale of an ordinary output; nothing where it always says the same."""
+    first, dim = said[0], sample_dim(said[0], push.probed.batch)
+    middle = first.mean(dim, keepdim=True) if dim is not None else first.mean()
+    size, unit = rms(first - middle), natural_unit(push.start)
+    if not 1e-4 * unit < size < math.inf:
+        return []
+    low, high = (float(v) for v in torch.aminmax(push.start))
+    scale = 1.0 if unit != 1.0 or (low >= 0 and high <= 1) else unit / size
+    return [middle + scale * (each - middle) for each in said]
 
 
 def _by_heart(push: Push) -> Task:

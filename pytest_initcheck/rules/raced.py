@@ -24,6 +24,7 @@ CONTESTED: dict[str, Severity] = {
     "blocked-gradient": "warning",
     "chaotic-response": "note",
     "offset-output": "warning",
+    "saturated-state": "warning",
 }
 #: Those of them that rest on how well a task is learned: where repaired copies learn none either, nothing is shown. What does not
 #: move, or does not follow its inputs, is at fault whatever others do.
