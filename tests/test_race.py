@@ -242,6 +242,76 @@ def test_further_steps_that_a_limit_cuts_off_are_said():
     assert cut.told.endswith("; given up after 700 training steps")
 
 
+class Diffusion(nn.Module):
+    """Averages over neighbours in every layer, so that no place can say what came in just there."""
+
+    def __init__(self, gain: float = 1.0, bias: float = 0.0) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.ModuleList([nn.Linear(6, 32), nn.Linear(32, 32), nn.Linear(32, 32)])
+        self.out = nn.Linear(32, 3)
+        near = (torch.rand(14, 14) < 0.4).float() + torch.eye(14)
+        self.register_buffer("near", near / near.sum(1, keepdim=True))
+        with torch.no_grad():
+            for layer in (*self.layers, self.out):
+                layer.weight.mul_(gain)
+            self.layers[0].bias.add_(bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = torch.relu(self.near @ layer(x))
+        return self.out(x)
+
+
+def diffused(**kwargs: float) -> Report:
+    x = torch.randn(8, 14, 6, generator=torch.Generator().manual_seed(1))
+    return check_init(Diffusion(**kwargs), x)
+
+
+def test_what_is_far_worse_than_a_constant_is_beaten_by_a_copy_that_is_not():
+    sick = diffused(gain=12.0)
+
+    assert not sick.ok
+    assert sick.race is not None
+    assert sick.race.outcome == "lost"
+    assert "times the error of the best constant, and" in sick.race.words
+    assert diffused().ok
+
+
+def test_where_nobody_learns_a_usual_task_a_model_is_taught_what_it_says_from_other_start_values():
+    sick = diffused(bias=10.0)
+
+    assert not sick.ok
+    assert sick.race is not None
+    assert sick.race.heats[0].task == "what the model says from other start values"
+    assert sick.race.heats[0].gone < 0.5 * (sick.race.heats[0].repaired or 0.0)
+    assert diffused(bias=0.5).ok
+
+
+class Tagger(nn.Module):
+    """A class for every token, read from a recurrent state."""
+
+    def __init__(self, loud: float) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed, self.rnn, self.out = nn.Embedding(8, 32), nn.GRU(32, 32, batch_first=True), nn.Linear(32, 8)
+        with torch.no_grad():
+            self.embed.weight.mul_(loud)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.out(self.rnn(self.embed(ids))[0])
+
+
+def test_a_saturated_state_that_learns_is_a_note():
+    ids = torch.randint(0, 8, (24, 6), generator=torch.Generator().manual_seed(1))
+
+    report = check_init(Tagger(30.0), ids)
+
+    (saturated,) = [f for f in report.findings if f.rule == "saturated-state"]
+    assert (report.ok, saturated.severity) == (True, "note")
+    assert "; but it learns: " in saturated.summary
+
+
 class Pooled(nn.Module):
     """Sums what it says of all rows, as of one graph: its output has no samples."""
 

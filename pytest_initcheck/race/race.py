@@ -114,7 +114,8 @@ def race(
             courses = [Course(push, task, spent, LAST_HEAT) for task in tasks]
             again = _raced(push, courses, copies, spent, accused=True, stands=stands)
             found = found if stands and again.outcome == "open" else again
-        if tasks and found.unbeaten and teacher is not None and (values := copies.other(teacher)):
+        # What follows no input can say the same as another one that follows none.
+        if tasks and found.unbeaten and not stands and teacher is not None and (values := copies.other(teacher)):
             course = Course(push, taught(push, offsets=accused), spent, steps, teacher=values)
             again = _raced(push, [course], copies, spent, accused=accused)
             found = found if again.outcome == "open" else again
