@@ -152,6 +152,7 @@ class ParameterRecord:
         origin: the same in a word or two: the scheme if it has a name, else the kind of distribution.
         pull: by how many per cent the output's scale over the samples grows where the whole parameter grows by one: 1 for a
             factor, its own size for what goes through an exponential; asked only of outputs off the unit scale.
+        peak: largest magnitude of the parameter itself, where ``value`` is of what a parametrization makes of it; else ``None``.
     """
 
     name: str
@@ -175,6 +176,7 @@ class ParameterRecord:
     drawn_from: str = ""
     origin: str = ""
     pull: float | None = None
+    peak: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
 
 from pytest_initcheck import Finding, check_init
 
@@ -150,3 +151,15 @@ def test_nan_that_was_computed_is_not_called_unwritten(values: Callable[[], Tens
 )
 def test_memory_that_was_left_is_called_unwritten(values: Callable[[], Tensor]) -> None:
     assert first_error(lambda: Held(values)).rule == "uninitialized-parameter"
+
+
+@pytest.mark.parametrize("largest", [1e20, 3.0])
+def test_garbage_that_weight_norm_divides_away_is_found_in_the_direction(largest: float) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(weight_norm(nn.Linear(6, 16)), nn.ReLU(), nn.Linear(16, 2))
+    with torch.no_grad():
+        model[0].parametrizations.weight.original1.mul_(largest)
+
+    found = [f.layers[0] for f in check_init(model, "8x6").findings if f.rule == "uninitialized-parameter"]
+
+    assert found == (["0.parametrizations.weight.original1"] if largest == 1e20 else [])

@@ -131,6 +131,7 @@ def trace_of(
             twin_rows=known[name].twin_rows if name in known else twin_rows(gathered(weight), use),
             aliases=tuple(aliases.get(name, ())),
             kurtosis=drawn.get(id(p)),
+            peak=_peak(p) if id(p) in watch.made else None,
         )
     sizes: dict[torch.dtype, int] = {}
     for _, p in parameters:
@@ -232,3 +233,10 @@ def _dead(
 
 def _text(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
+
+
+def _peak(p: Tensor) -> float | None:
+    held = gathered(p.detach())
+    if held.numel() == 0 or held.is_meta:
+        return None
+    return float(held.abs().max())

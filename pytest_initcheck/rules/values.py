@@ -61,7 +61,7 @@ def uninitialized_parameter(case: Case) -> Iterator[Finding]:
     for p in case.trace.parameters.values():
         if p.value is None or not p.value.finite or p.name in case.unwritten:
             continue
-        top = max(abs(p.value.min), abs(p.value.max))
+        top = max(abs(p.value.min), abs(p.value.max), p.peak or 0.0)
         if top > GARBAGE:
             yield finding(
                 "uninitialized-parameter",
