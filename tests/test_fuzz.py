@@ -220,7 +220,7 @@ _ALL = {"deadline": None, "derandomize": True, "database": None, "suppress_healt
 
 
 @given(case=CASES)
-@settings(max_examples=50, **_ALL)
+@settings(max_examples=25, **_ALL)
 def test_hostile_models(case: dict[str, Any]) -> None:
     holds(case, race="doubt")
 

@@ -245,12 +245,12 @@ def test_further_steps_that_a_limit_cuts_off_are_said():
 class Diffusion(nn.Module):
     """Averages over neighbours in every layer, so that no place can say what came in just there."""
 
-    def __init__(self, gain: float = 1.0, bias: float = 0.0) -> None:
+    def __init__(self, gain: float = 1.0, bias: float = 0.0, seed: int = 0) -> None:
         super().__init__()
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         self.layers = nn.ModuleList([nn.Linear(6, 32), nn.Linear(32, 32), nn.Linear(32, 32)])
         self.out = nn.Linear(32, 3)
-        near = (torch.rand(14, 14) < 0.4).float() + torch.eye(14)
+        near = (torch.rand(14, 14, generator=torch.Generator().manual_seed(0)) < 0.4).float() + torch.eye(14)
         self.register_buffer("near", near / near.sum(1, keepdim=True))
         with torch.no_grad():
             for layer in (*self.layers, self.out):
@@ -278,14 +278,21 @@ def test_what_is_far_worse_than_a_constant_is_beaten_by_a_copy_that_is_not():
     assert diffused().ok
 
 
-def test_where_nobody_learns_a_usual_task_a_model_is_taught_what_it_says_from_other_start_values():
-    sick = diffused(bias=10.0)
+def from_seed(seed: int) -> Callable[[nn.Module], str]:
+    def repair(trial: nn.Module) -> str:
+        trial.load_state_dict(Diffusion(seed=seed).state_dict())
+        return "repaired"
 
-    assert not sick.ok
-    assert sick.race is not None
-    assert sick.race.heats[0].task == "what the model says from other start values"
-    assert sick.race.heats[0].gone < 0.5 * (sick.race.heats[0].repaired or 0.0)
-    assert diffused(bias=0.5).ok
+    return repair
+
+
+@pytest.mark.parametrize(("bias", "outcome"), [(-10.0, "lost"), (10.0, "held")])
+def test_where_nobody_learns_a_usual_task_a_model_is_taught_what_it_says_from_other_start_values(bias, outcome):
+    x = torch.randn(8, 14, 6, generator=torch.Generator().manual_seed(1))
+
+    found = raced(Diffusion(bias=bias), x, from_seed(0), accused=True, teacher=from_seed(1))
+
+    assert (found.outcome, found.heats[0].task) == (outcome, "what the model says from other start values")
 
 
 class Tagger(nn.Module):

@@ -116,7 +116,7 @@ def race(
             found = found if stands and again.outcome == "open" else again
         # What follows no input can say the same as another one that follows none.
         if tasks and found.unbeaten and not stands and teacher is not None and (values := copies.other(teacher)):
-            course = Course(push, taught(push, offsets=accused), spent, steps, teacher=values)
+            course = Course(push, taught(push), spent, steps, teacher=values)
             again = _raced(push, [course], copies, spent, accused=accused)
             found = found if again.outcome == "open" else again
         return replace(found, passes=spent.passes, runs=spent.runs)
