@@ -210,8 +210,10 @@ def _standing(course: Course, copies: Copies, *, accused: bool, stands: bool) ->
             try:
                 one.copies[at] = course.of_copy(at, each.values)
             except TooLong:
-                if not accused or not course.finished & one.copies.keys():
+                if not accused or not course.finished & {at, *one.copies}:
                     raise
+                if at in course.finished:  # at one of its rates
+                    one.copies[at] = max(course.suits[at].values())
                 break  # those that ran decide
             if one.lost:
                 break
