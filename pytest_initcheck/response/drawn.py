@@ -40,9 +40,9 @@ def given_draws(push: Push) -> Push | None:
         return None
     again = push.probed.rerun_raw
 
-    def rerun_raw(args: tuple[Any, ...] | None = None, kwargs: dict[str, Any] | None = None) -> Any:
+    def rerun_raw(*args: Any, **how: Any) -> Any:
         with torch.enable_grad(), _Held(draws, fresh=False):
-            return again(args, kwargs)
+            return again(*args, **how)
 
     return _rerun_by(push.probed, rerun_raw, push.guard, push.seed)
 

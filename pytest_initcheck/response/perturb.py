@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -71,22 +71,21 @@ def push_of(probed: Probed, guard: Guard, *, seed: int = 0) -> Push:
     if probed.streamed is not None:
         probed.streamed.free()  # what is drawn again needs no copy
     guard.backup_parameters()
-    guard.rewind()
-    seed = own_seed(seed)
-    return Push(probed, guard, named_trainable(probed.model), _disturber(probed, seed), seed, _swapper(probed))
+    seed, given = own_seed(seed), probed.inputs()  # every look at them rewinds: once is enough
+    disturbed, swapped = _disturber(probed, seed, given), _swapper(probed, given)
+    return Push(probed, guard, named_trainable(probed.model), disturbed, seed, swapped)
 
 
-def _disturber(probed: Probed, seed: int) -> Callable[[float], Disturbed] | None:
+def _disturber(probed: Probed, seed: int, given: Sequence[Tensor]) -> Callable[[float], Disturbed] | None:
     """Noise on the floating inputs; where all inputs are ids, on what the layers that take them return."""
-    given = probed.inputs()
     if any(disturbable(t) for t in given):
 
         def on_inputs(size: float) -> Disturbed:
             generator = torch.Generator().manual_seed(seed + 2)
             swap = {id(t): noisy(t, size, generator) for t in probed.inputs() if disturbable(t)}
             arrived: set[int] = set()
-            args, kwargs = (replaced(given, swap, arrived) for given in (probed.call.args, probed.call.kwargs))
-            return Disturbed(probed.select(probed.rerun_raw(args, kwargs)), size if arrived else 0.0)
+            args, kwargs = (replaced(part, swap, arrived) for part in (probed.call.args, probed.call.kwargs))
+            return Disturbed(probed.select(probed.rerun_raw(args, kwargs, rewound=True)), size if arrived else 0.0)
 
         return on_inputs
     if not any(not t.is_floating_point() and not t.is_complex() for t in given):
@@ -100,17 +99,17 @@ def _disturber(probed: Probed, seed: int) -> Callable[[float], Disturbed] | None
     return on_embeddings
 
 
-def _swapper(probed: Probed) -> Callable[[], Disturbed] | None:
+def _swapper(probed: Probed, given: Sequence[Tensor]) -> Callable[[], Disturbed] | None:
     """Samples exchanged."""
     batch = probed.batch
     if batch is None or batch < 2:
         return None
-    if not any(varies(t, batch) for t in probed.inputs()):
+    if not any(varies(t, batch) for t in given):
         return None
 
     def swapped() -> Disturbed:
         args, kwargs, size = exchanged(probed, [*range(1, batch), 0])
-        return Disturbed(probed.select(probed.rerun_raw(args, kwargs)), size)
+        return Disturbed(probed.select(probed.rerun_raw(args, kwargs, rewound=True)), size)
 
     return swapped
 
