@@ -138,9 +138,17 @@ def _raced(measured: Measured, request: Request, findings: Iterable[Finding]) ->
             wanted = tasks(push, loss, offsets=accused)
             anew, last = _anew(measured, request), convicting(push) if loss is None else []
             teacher = _anew(measured, request, other=1) if loss is None else None
-            stands = any(f.rule not in rules.raced.BY_LEARNING for f in errors)
             shown = race(
-                push, anew, edits, wanted, accused=accused, stands=stands, steps=steps, last=last, teacher=teacher
+                push,
+                anew,
+                edits,
+                wanted,
+                accused=accused,
+                stands=any(f.rule not in rules.raced.BY_LEARNING for f in errors),
+                steps=steps,
+                last=last,
+                beside=[] if loss is None else tasks(push),
+                teacher=teacher,
             )
         except ProbeError:
             return case

@@ -52,6 +52,8 @@ class Race:
         told: why it is open, in words.
         cut: whether the time budget was spent before a doubt was settled.
         unbeaten: of an open one, whether a repaired copy ran all its steps, and none learned clearly more than the model did.
+        by_heart: share of the error on the user's loss that the model as it is lost, which speaks for it no longer: the samples are
+            always the same there, and on inputs that are mixed from them it lost. ``None`` where nothing was taken back so.
     """
 
     outcome: Ending
@@ -64,6 +66,7 @@ class Race:
     told: str = ""
     cut: bool = False
     unbeaten: bool = False
+    by_heart: float | None = None
 
     @property
     def learned(self) -> bool:
@@ -83,6 +86,15 @@ class Race:
         if heat is None:
             return ""
         other = "with the fix below" if self.fix else "with other start values"
+        first = (
+            ""
+            if self.by_heart is None
+            else f"these samples are learned by heart ({_share(self.by_heart)} of the error on {YOURS}), but "
+        )
+        return first + self._compared(heat, other)
+
+    @staticmethod
+    def _compared(heat: Heat, other: str) -> str:
         if heat.bounded and heat.gone <= -1 and heat.repaired is not None:
             left = f"{number(1 - heat.gone)} times the error of the best constant, and {number(1 - heat.repaired)} times it {other}"
             return f"{heat.steps} training steps on {heat.task} leave {left}"

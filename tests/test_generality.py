@@ -195,7 +195,7 @@ class Deep(nn.Sequential):
 @pytest.mark.parametrize(
     ("act", "init", "sick"),
     [
-        (nn.Tanh, "heuristic", True),
+        pytest.param(nn.Tanh, "heuristic", True, marks=pytest.mark.slow),
         (nn.Tanh, "xavier_uniform_", False),
         pytest.param(nn.ReLU, "xavier_uniform_", True, marks=pytest.mark.slow),
         (nn.ReLU, "kaiming_normal_", False),

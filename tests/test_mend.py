@@ -231,6 +231,7 @@ def test_a_trial_that_raises_is_no_cure():
     assert offered(stack(_2_weight=0.0), judge) == [""]
 
 
+@pytest.mark.slow
 def test_other_errors_may_stay_but_none_may_be_added():
     other = Finding("no-gradient", "error", ("0.weight",), "")
     added = Finding("chaotic-response", "error", ("0.weight",), "")

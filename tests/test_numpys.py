@@ -33,7 +33,7 @@ print(np.random.rand())
 """
 
 
-@pytest.mark.parametrize("where", ["passes", "factory"])
+@pytest.mark.parametrize("where", [pytest.param("passes", marks=pytest.mark.slow), "factory"])
 def test_the_first_draw_of_a_process_is_seeded_and_later_ones_are_not(where: str):
     runs = [
         subprocess.run([sys.executable, "-c", CODE, where], capture_output=True, text=True, check=True) for _ in "ab"

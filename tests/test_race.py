@@ -123,6 +123,41 @@ def test_a_large_head_is_wrong_for_squares_and_right_for_classes():
     assert errors(check_init(large_head(1.0), inputs, loss=squares)) == []
 
 
+def relu_stack(scale: float, head: float = 1.0, seed: int = 0) -> nn.Sequential:
+    torch.manual_seed(seed)
+    model = nn.Sequential(*(m for i in range(4) for m in (nn.Linear(64 if i else 16, 64), nn.ReLU())), nn.Linear(64, 4))
+    with torch.no_grad():
+        for p in model.parameters():
+            if p.ndim == 2:
+                nn.init.kaiming_normal_(p).mul_(scale)
+            else:
+                p.zero_()
+        model[8].weight.mul_(head)
+    return model
+
+
+@pytest.mark.parametrize("seed", [0, *(pytest.param(s, marks=pytest.mark.slow) for s in (1, 2))])
+def test_what_is_learned_by_heart_clears_a_model_of_nothing(seed: int):
+    def report(model: nn.Module, samples: int) -> Report:
+        inputs = torch.randn(samples, 16, generator=torch.Generator().manual_seed(1))
+        wanted = inputs[:, :2].argmax(1)
+        return check_init(model, inputs, loss=lambda o: nn.functional.cross_entropy(o, wanted))
+
+    few, many = report(relu_stack(3.0, seed=seed), 16), report(relu_stack(3.0, seed=seed), 1024)
+
+    assert few.race is not None
+    assert few.race.by_heart is not None
+    assert "these samples are learned by heart" in errors(few)[0].summary
+    assert many.race is not None
+    assert many.race.by_heart is None  # so many cannot be
+    assert errors(many)
+    assert [errors(report(relu_stack(1.0, seed=seed), n)) for n in (16, 1024)] == [[], []]
+    truly = report(relu_stack(1.0, head=30.0, seed=seed), 1024)
+    assert truly.race is not None
+    assert (truly.race.outcome, errors(truly)) == ("held", [])
+    assert truly.race.passes < 250  # what does not learn them exchanged is asked nothing else
+
+
 def raced(model: nn.Module, inputs: Tensor, repair: Callable[[nn.Module], str], **kwargs) -> Race:
     call = resolve_inputs(model, inputs, device=None, dtype=None, seed=0)
     with untouched(model, tensors=call.tensors) as guard:
@@ -228,6 +263,7 @@ def test_no_copy_runs_further_steps_where_they_could_change_nothing():
     assert alone.runs <= copies.runs - 2 * len(COPY_RATES)  # those of two tasks
 
 
+@pytest.mark.slow
 def test_what_was_only_late_is_cleared_whether_or_not_copies_would_have_run():
     found = [raced(tanh_net(0.03), vectors(), hardly, accused=True, stands=stands) for stands in (False, True)]
 

@@ -16,7 +16,7 @@ from ..probing.memory import is_dense
 from ..response.adam import Adam
 from ..response.exchange import replaced
 from ..response.perturb import Push
-from .fresh import jittered, mixed
+from .fresh import jittered, mixed, shuffled
 from .tasks import Task, lessons
 
 #: Adam's rates, the range in common use; the best counts. Copies, which have ordinary scales, do without the gentlest.
@@ -152,8 +152,8 @@ class Course:
         """What the model returns for the inputs of this step, and these."""
         probed, given, noise = self.push.probed, self.push.probed.inputs(), step + 1
         generator = torch.Generator().manual_seed(self.push.seed + 3 + noise)
-        fresh = self.task.fresh
-        inputs = mixed(given, probed.batch, generator) if fresh else jittered(given, JITTER, generator)
+        came = shuffled(given, probed.batch, self.push.seed) if self.task.shuffled else given
+        inputs = mixed(came, probed.batch, generator) if self.task.fresh else jittered(came, JITTER, generator)
         seen = [x.detach().clone() if is_dense(x) else x for x in inputs]  # the model may free what it is given
         swap = {id(old): new for old, new in zip(given, inputs, strict=True) if new is not old}
         raw = probed.rerun_raw(

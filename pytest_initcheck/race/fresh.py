@@ -1,4 +1,4 @@
-"""Inputs that were not given but could have been: mixed from the samples that were, another mixture for every number."""
+"""Inputs that were not given but could have been: mixed from the samples that were, with noise, or in another order."""
 
 from __future__ import annotations
 
@@ -34,6 +34,16 @@ def mixed(inputs: Sequence[Tensor], batch: int | None, generator: torch.Generato
             found.append(_blended(x.detach(), dim, other, angle))
         else:
             found.append(x)
+    return found
+
+
+def shuffled(inputs: Sequence[Tensor], batch: int | None, seed: int) -> list[Tensor]:
+    """Return ``inputs`` with every sample in the place of another one, the same for all tensors and always the same."""
+    order = torch.randperm(batch or 1, generator=torch.Generator().manual_seed(seed + 4))
+    found = []
+    for x in inputs:
+        dim = sample_dim(x, batch) if is_dense(x) else None
+        found.append(x if dim is None or x.is_inference() else x.detach().index_select(dim, order.to(x.device)))
     return found
 
 

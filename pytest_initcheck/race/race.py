@@ -81,6 +81,7 @@ def race(
     steps: int = STEPS,
     limit: float = math.inf,
     last: Sequence[Task] = (),
+    beside: Sequence[Task] = (),
     teacher: Repair | None = None,
 ) -> Race:
     """Return whether a repaired copy of a model learns clearly better than the model as it is, on every task.
@@ -96,6 +97,7 @@ def race(
         steps: optimizer steps of a heat.
         limit: passes that may be spent.
         teacher: initializes all of a copy to other values than ``whole``: what it says is to be learned where nothing else decided.
+        beside: tasks that ask for functions of inputs never seen, which can take back that an accused model learned ``tasks`` by heart.
         last: tasks that can convict it, but clear it of nothing, for where there are no ``tasks`` or nobody learned any.
     """
     budget = push.probed.budget
@@ -114,6 +116,10 @@ def race(
             courses = [Course(push, task, spent, LAST_HEAT) for task in tasks]
             again = _raced(push, courses, copies, spent, accused=True, stands=stands)
             found = found if stands and again.outcome == "open" else again
+        if beside and accused and found.outcome == "held" and _by_heart(push, tasks, found, spent, steps):
+            again = _raced(push, [Course(push, task, spent, steps) for task in beside], copies, spent, accused=False)
+            if again.outcome == "lost" and (stands or all(h.gone <= 1 - FAR_OFF for h in again.heats)):
+                found = replace(again, by_heart=found.heats[0].gone)
         # What follows no input can say the same as another one that follows none.
         if tasks and found.unbeaten and not stands and teacher is not None and (values := copies.other(teacher)):
             course = Course(push, taught(push), spent, steps, teacher=values)
@@ -135,6 +141,16 @@ def race(
         return Race("open", passes=spent.passes, runs=spent.runs, told="race: out of memory, so the first look decides")
     finally:
         push.restore()
+
+
+def _by_heart(push: Push, tasks: Sequence[Task], found: Race, spent: Spent, steps: int) -> bool:
+    """Whether the model learns the task that it held also where every sample gets the targets of another: then by heart."""
+    held = next(task for task in tasks if task.name == found.heats[0].task)
+    if held.fresh or held.unit is None:
+        return False
+    course = Course(push, replace(held, shuffled=True), spent, steps)
+    course.begin([])
+    return course.own() >= CLEAR * found.heats[0].gone
 
 
 def _raced(

@@ -48,6 +48,7 @@ class Task:
         fresh: whether it can be told what to learn for other inputs than the given ones.
         taught: whether what is to be learned is what the model itself says from other start values, which ``loss`` is given in place of
             the inputs.
+        shuffled: whether every sample comes in the place of another one, so that what is to be learned has nothing to do with it.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Task:
     unit: float | None
     fresh: bool = True
     taught: bool = False
+    shuffled: bool = False
 
 
 def tasks(push: Push, loss: Loss | None = None, *, offsets: bool = False) -> list[Task]:

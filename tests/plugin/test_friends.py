@@ -128,6 +128,7 @@ def test_xdist_each(project: pytest.Pytester):
     told_once(result, *FINDINGS)
 
 
+@pytest.mark.slow
 def test_randomly(project: pytest.Pytester):
     """Its seeds reach neither the models of the configuration, nor do ours reach the tests."""
     pytest.importorskip("pytest_randomly")

@@ -50,6 +50,7 @@ def test_a_sharded_model_gets_the_report_of_the_whole_one() -> None:
     assert wrong(printed, 2) == []
 
 
+@pytest.mark.slow
 def test_ranks_that_part_ways_end_with_a_sentence() -> None:
     assert wrong(torchrun("ends.py"), 2) == []
 
