@@ -95,7 +95,7 @@ def examine(model: nn.Module, request: Request, faults: Mapping[str, Constructio
         trace=trace,
         response=case.response,
         fail_on=settings.fail_on,
-        reproduce=_reproduce(settings, request.name),
+        reproduce=_reproduce(request),
         settings=dict(settings.given),
         race=case.race,
     )
@@ -235,6 +235,7 @@ def _with_histograms(measured: Measured, settings: Settings, findings: Iterable[
     return replace(trace, layers=layers)
 
 
-def _reproduce(settings: Settings, name: str | None) -> str:
-    given = {"seed": settings.seed, **settings.given}
-    return f"check_init({name or 'model'}, inputs, {', '.join(f'{k}={v!r}' for k, v in given.items())})"
+def _reproduce(request: Request) -> str:
+    given = {"seed": request.settings.seed, **request.settings.given}
+    loss = "" if request.loss is None else "loss=loss, "
+    return f"check_init({request.name or 'model'}, inputs, {loss}{', '.join(f'{k}={v!r}' for k, v in given.items())})"

@@ -80,7 +80,9 @@ def test_a_healthy_model_gets_its_report_and_a_sick_one_is_refused(way: dict[str
 
 def test_a_wrapper_is_taken_off_for_a_step():
     torch.manual_seed(0)
-    report = check_before_training(nn.DataParallel(Net()), batch(), step=in_parts)
+    model = nn.DataParallel(Net())  # moves it to the accelerator where there is one
+    device = next(model.parameters()).device
+    report = check_before_training(model, tuple(t.to(device) for t in batch()), step=in_parts)
 
     assert report is not None
     assert report.ok

@@ -148,6 +148,7 @@ def test_what_is_learned_by_heart_clears_a_model_of_nothing(seed: int):
     assert few.race is not None
     assert few.race.by_heart is not None
     assert "these samples are learned by heart" in errors(few)[0].summary
+    assert few.reproduce == "check_init(model, inputs, loss=loss, seed=0)"
     assert many.race is not None
     assert many.race.by_heart is None  # so many cannot be
     assert errors(many)
