@@ -22,6 +22,13 @@ if TYPE_CHECKING:
 
 pytest_plugins = ["pytester"]
 
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """``seeds(n)``: the first seed is tested always, the others by the sweeps."""
+    if mark := metafunc.definition.get_closest_marker("seeds"):
+        metafunc.parametrize("seed", [0, *(pytest.param(s, marks=pytest.mark.slow) for s in range(1, mark.args[0]))])
+
+
 MODELS = """
 from torch import nn
 

@@ -37,7 +37,7 @@ class Sine(nn.Module):
         return self.head(x)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.seeds(3)
 @pytest.mark.parametrize(("init", "sick"), [("siren", False), ("xavier", True), ("default", True)])
 def test_the_factor_in_the_sine_belongs_to_the_weights(init: str, sick: bool, seed: int):
     torch.manual_seed(seed)
@@ -78,7 +78,7 @@ def test_a_cut_behind_a_closed_gate_is_a_cut():
     assert [f.severity for f in skipped.findings if f.rule == "no-gradient"] == ["note"]
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.seeds(3)
 @pytest.mark.parametrize("gamma", [0.0, 1.0])
 def test_an_output_that_varies_with_dropout_only_is_blind(gamma: float, seed: int):
     torch.manual_seed(seed)
@@ -167,7 +167,7 @@ def test_a_normed_weight_is_judged_by_what_it_is_normed_to():
     assert loud.findings[0].layers[0] == direction
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.seeds(6)
 def test_the_noise_of_the_check_is_nobodys_input(seed: int):
     x = torch.randn(64, 16, generator=torch.Generator().manual_seed(seed))
     torch.manual_seed(0)

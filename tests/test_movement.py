@@ -90,7 +90,9 @@ def test_what_draws_and_trains_is_healthy(name: str):
     assert report.ok, report.findings
 
 
-@pytest.mark.parametrize("name", DRAWING)
+@pytest.mark.parametrize(
+    "name", [n if i < 3 else pytest.param(n, marks=pytest.mark.slow) for i, n in enumerate(DRAWING)]
+)
 def test_what_draws_whatever_comes_in_is_not(name: str):
     report = check_init(lambda: dead(DRAWING[name](), "mean.0.bias"), numbers(32, 16))
     assert {"unresponsive", "input-blind"} & {f.rule for f in report.findings if f.severity == "error"}, report.findings
@@ -127,7 +129,7 @@ NARROW: dict[str, tuple[Callable[[], nn.Module], Tensor, str]] = {
 
 
 @pytest.mark.parametrize("name", NARROW)
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.seeds(3)
 def test_narrow_models_move_less_and_train(name: str, seed: int):
     factory, inputs, _ = NARROW[name]
     report = check_init(factory, inputs, seed=seed)

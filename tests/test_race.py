@@ -48,7 +48,7 @@ def errors(report: Report) -> list[Finding]:
     return [f for f in report.findings if f.severity == "error"]
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.seeds(3)
 def test_a_network_that_hardly_speaks_is_failed_because_another_start_of_it_learns(seed):
     found = errors(check_init(tanh_net(0.05, seed), vectors()))
 
@@ -57,7 +57,7 @@ def test_a_network_that_hardly_speaks_is_failed_because_another_start_of_it_lear
     assert found[0].fix
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.seeds(3)
 def test_its_healthy_twin_passes(seed):
     assert errors(check_init(tanh_net(None, seed), vectors())) == []
 
@@ -136,7 +136,7 @@ def relu_stack(scale: float, head: float = 1.0, seed: int = 0) -> nn.Sequential:
     return model
 
 
-@pytest.mark.parametrize("seed", [0, *(pytest.param(s, marks=pytest.mark.slow) for s in (1, 2))])
+@pytest.mark.seeds(3)
 def test_what_is_learned_by_heart_clears_a_model_of_nothing(seed: int):
     def report(model: nn.Module, samples: int) -> Report:
         inputs = torch.randn(samples, 16, generator=torch.Generator().manual_seed(1))
@@ -255,6 +255,7 @@ class Blind(nn.Module):
         return self.net(torch.zeros_like(x)) + 0 * x.sum()
 
 
+@pytest.mark.slow
 def test_no_copy_runs_further_steps_where_they_could_change_nothing():
     copies, alone = (raced(Blind(), vectors(), hardly, accused=True, stands=stands) for stands in (False, True))
 
@@ -435,7 +436,7 @@ class Density(nn.Module):
         return volume - size / 2 - 4 * math.log(2 * math.pi)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.seeds(3)
 def test_a_log_likelihood_is_raised_where_no_target_can_be_told(seed: int):
     inputs = torch.randn(32, 8, generator=torch.Generator().manual_seed(seed))
     sound, wild = check_init(Density(1.0), inputs), check_init(Density(5.0), inputs)

@@ -418,6 +418,7 @@ def test_a_rule_offers_no_fix_that_nobody_tried(rule: str) -> None:
     assert [f.fix for f in report.findings] == [""] * len(report.findings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", sorted(SICK_AND_TWIN))
 def test_every_fix_runs_as_pasted_and_what_does_not_run_is_advice(rule: str) -> None:
     _, sick, _, options = SICK_AND_TWIN[rule]

@@ -51,6 +51,7 @@ ENCODINGS: dict[str, tuple[Callable[..., Tensor], int, Any]] = {
     "a named tuple": (lambda m, p: torch.cat([p.flags.float(), m.table.weight[p.ids].flatten(1)], 1), 64, (Pair(IDS, FLAGS),)),
     "an ordered dict": (lambda m, d, _: d["x"], 24, (OrderedDict(x=NUMBERS), ())),
 }  # fmt: skip
+COMMON = ("pixels", "functional embedding", "ids beside numbers")
 
 
 @pytest.mark.parametrize("name", ENCODINGS)
@@ -61,7 +62,7 @@ def test_inputs_that_are_read_are_heard(name: str):
     assert not [f for f in report.findings if f.rule == "input-blind"]
 
 
-@pytest.mark.parametrize("name", ENCODINGS)
+@pytest.mark.parametrize("name", [n if n in COMMON else pytest.param(n, marks=pytest.mark.slow) for n in ENCODINGS])
 def test_inputs_that_are_ignored_are_not(name: str):
     encoding, width, inputs = ENCODINGS[name]
     report = check_init(lambda: Reads(encoding, width, ignores=True), inputs)

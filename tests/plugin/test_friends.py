@@ -168,6 +168,7 @@ def without_times(value: Any) -> Any:
     return value
 
 
+@pytest.mark.slow
 def test_rerunfailures(project: pytest.Pytester):
     """A test that passes at last has what it found on the way told, once."""
     pytest.importorskip("pytest_rerunfailures")
@@ -180,6 +181,7 @@ def test_rerunfailures(project: pytest.Pytester):
     told_once(result, *FINDINGS)
 
 
+@pytest.mark.slow
 def test_timeout(project: pytest.Pytester):
     pytest.importorskip("pytest_timeout")
 
@@ -209,6 +211,7 @@ def test_cov(project: pytest.Pytester, workers: tuple[str, ...]):
     result.stdout.fnmatch_lines(["test_suite.py * 0 * 100%", "zoo.py * 4 * 79% * 15, 18, 21, 24"])
 
 
+@pytest.mark.slow
 def test_hypothesis(project: pytest.Pytester):
     """A model that only a property calls is named once, as not watched; what another test calls is watched."""
     pytest.importorskip("hypothesis")
@@ -237,6 +240,7 @@ def test_property(rows):
     )
 
 
+@pytest.mark.slow
 def test_asyncio(project: pytest.Pytester):
     pytest.importorskip("pytest_asyncio")
     awaited = SUITE.replace("def test_", "async def test_").replace(
