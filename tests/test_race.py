@@ -18,6 +18,7 @@ from pytest_initcheck.probing.probe import run_probe
 from pytest_initcheck.race import race as race_module
 from pytest_initcheck.race.constant import best_constant
 from pytest_initcheck.race.course import COPY_RATES
+from pytest_initcheck.race.fresh import shuffled
 from pytest_initcheck.race.race import race
 from pytest_initcheck.race.tasks import tasks
 from pytest_initcheck.race_records import Heat, Race
@@ -134,6 +135,18 @@ def relu_stack(scale: float, head: float = 1.0, seed: int = 0) -> nn.Sequential:
                 p.zero_()
         model[8].weight.mul_(head)
     return model
+
+
+@pytest.mark.parametrize("samples", [2, 3, 4, 16])
+def test_no_sample_stays_in_its_place_and_all_tensors_go_together(samples: int):
+    rows = torch.arange(samples)
+    for seed in range(50):
+        numbers, ids, rest = shuffled([rows[:, None] * torch.ones(2), rows, torch.zeros(samples + 1)], samples, seed)
+
+        assert torch.equal(numbers[:, 0].long(), ids)
+        assert sorted(ids.tolist()) == rows.tolist()
+        assert not (ids == rows).any()
+        assert torch.equal(rest, torch.zeros(samples + 1))  # what has no samples
 
 
 @pytest.mark.seeds(3)

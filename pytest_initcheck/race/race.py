@@ -97,7 +97,8 @@ def race(
         steps: optimizer steps of a heat.
         limit: passes that may be spent.
         teacher: initializes all of a copy to other values than ``whole``: what it says is to be learned where nothing else decided.
-        beside: tasks that ask for functions of inputs never seen, which can take back that an accused model learned ``tasks`` by heart.
+        beside: tasks that ask for functions of inputs never seen, which can take back that an accused model learned the first of ``tasks``,
+            the user's loss, by heart.
         last: tasks that can convict it, but clear it of nothing, for where there are no ``tasks`` or nobody learned any.
     """
     budget = push.probed.budget
@@ -116,7 +117,7 @@ def race(
             courses = [Course(push, task, spent, LAST_HEAT) for task in tasks]
             again = _raced(push, courses, copies, spent, accused=True, stands=stands)
             found = found if stands and again.outcome == "open" else again
-        if beside and accused and found.outcome == "held" and _by_heart(push, tasks, found, spent, steps):
+        if beside and accused and found.outcome == "held" and _by_heart(push, tasks[0], found.heats[0], spent):
             again = _raced(push, [Course(push, task, spent, steps) for task in beside], copies, spent, accused=False)
             if again.outcome == "lost" and (stands or all(h.gone <= 1 - FAR_OFF for h in again.heats)):
                 found = replace(again, by_heart=found.heats[0].gone)
@@ -143,14 +144,13 @@ def race(
         push.restore()
 
 
-def _by_heart(push: Push, tasks: Sequence[Task], found: Race, spent: Spent, steps: int) -> bool:
+def _by_heart(push: Push, task: Task, held: Heat, spent: Spent) -> bool:
     """Whether the model learns the task that it held also where every sample gets the targets of another: then by heart."""
-    held = next(task for task in tasks if task.name == found.heats[0].task)
-    if held.fresh or held.unit is None:
+    if task.fresh or task.unit is None:
         return False
-    course = Course(push, replace(held, shuffled=True), spent, steps)
+    course = Course(push, replace(task, shuffled=True), spent, held.steps)
     course.begin([])
-    return course.own() >= CLEAR * found.heats[0].gone
+    return course.own() >= CLEAR * held.gone
 
 
 def _raced(
