@@ -58,3 +58,53 @@ def test_a_generator_that_was_there_is_where_it_was():
     check_init(torch.nn.Linear(4, 4), "6x4")
 
     assert numpy.random.rand() == wanted
+
+
+def test_a_bit_generator_of_another_kind_is_seeded_and_where_it_was():
+    import numpy
+    import torch
+
+    from pytest_initcheck import check_init
+
+    class Noisy(torch.nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x) + float(numpy.random.rand())
+
+    torch.manual_seed(0)
+    own, model = numpy.random.get_bit_generator(), Noisy(4, 4)
+    try:
+        numpy.random.set_bit_generator(numpy.random.PCG64(7))
+        wanted = numpy.random.rand()
+        reports = []
+        for seed in (7, 8):
+            numpy.random.set_bit_generator(numpy.random.PCG64(seed))
+            reports.append(check_init(model, "6x4", ignore=["*"]))
+            numpy.random.rand()
+
+        numpy.random.set_bit_generator(numpy.random.PCG64(7))
+        check_init(model, "6x4", ignore=["*"])
+
+        assert numpy.random.rand() == wanted
+    finally:
+        numpy.random.set_bit_generator(own)
+
+    one, other = (r.trace.output for r in reports)
+    assert one == other
+
+
+def test_a_state_that_no_seed_gives_is_put_back_too():
+    import numpy
+    import torch
+
+    from pytest_initcheck import check_init
+
+    check_init(torch.nn.Linear(4, 4), "6x4")
+    numpy.random.seed(7)
+    numpy.random.randn()  # it keeps a second one for the next call
+    wanted = numpy.random.get_state()
+
+    check_init(torch.nn.Linear(4, 4), "6x4")
+
+    now = numpy.random.get_state()
+    assert now[2:] == wanted[2:]
+    assert (now[1] == wanted[1]).all()
