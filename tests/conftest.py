@@ -29,6 +29,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("seed", [0, *(pytest.param(s, marks=pytest.mark.slow) for s in range(1, mark.args[0]))])
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """``always(ids...)``: these cases are tested always, the others by the sweeps."""
+    mark = item.get_closest_marker("always")
+    if mark is not None and item.name.partition("[")[2].removesuffix("]") not in mark.args:
+        item.add_marker(pytest.mark.slow)
+
+
 MODELS = """
 from torch import nn
 

@@ -113,6 +113,15 @@ def plan(model: nn.Module) -> None:
     recommend_init(model, X)
 
 
+@pytest.mark.always(
+    "check-stack-20",
+    "check-dead-20",
+    "check-Reused-20",
+    "check-Unrolled-30",
+    "check-Unused-40",
+    "plan-Reused-20",
+    "plan-dead-20",
+)
 @pytest.mark.parametrize(
     ("build", "size"), [(stack, 20), (dead, 20), (Reused, 20), (Unrolled, 30), (Scattered, 80), (Unused, 40)]
 )

@@ -118,6 +118,7 @@ DEEDS: dict[str, Callable[[Tensor], Any]] = {
 }
 
 
+@pytest.mark.always("free", "point elsewhere", "write", "hook")
 @pytest.mark.parametrize("deed", DEEDS)
 def test_every_pass_gets_the_inputs_it_would_have_had(deed: str) -> None:
     x = X.clone()

@@ -79,6 +79,7 @@ def stray(make: Callable[[], nn.Module]) -> list[Finding]:
     return [f for f in check_init(make(), X).findings if f.rule == "unregistered-parameter"]
 
 
+@pytest.mark.always("list", "nested", "global", "list of parameters", "weight made in forward", "tensor")
 @pytest.mark.parametrize("name", UNREGISTERED)
 def test_what_no_optimizer_is_given_is_named_with_where_it_lives(name: str) -> None:
     keep, use, where, words, severity = UNREGISTERED[name]

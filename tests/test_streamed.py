@@ -213,6 +213,20 @@ def both(factory: Callable[[], nn.Module], inputs: str, **settings: Any) -> tupl
         return streamed, examine(model, Request(inputs, settings=Settings.of(settings), race="none"))
 
 
+@pytest.mark.always(
+    "Llama-healthy",
+    "Llama-tiny",
+    "Llama-zero",
+    "Llama-constant",
+    "Llama-overflowing",
+    "Llama-not a number",
+    "Llama-silent norms",
+    "Llama-dead",
+    "GPT2-healthy",
+    "ViT-healthy",
+    "GPT2-tiny",
+    "ViT-tiny",
+)
 @pytest.mark.parametrize("init", INITS)
 @pytest.mark.parametrize("model", [Llama, GPT2, ViT])
 def test_the_same_report(model: type[Initialized], init: str):

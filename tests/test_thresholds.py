@@ -53,6 +53,7 @@ def test_the_bound_of_the_sensitivity(monkeypatch: pytest.MonkeyPatch, bound: fl
         assert finding.evidence["allowed"] == bound
 
 
+@pytest.mark.always("0.02")
 @pytest.mark.parametrize("size", [0.01, 0.02])
 def test_the_disturbance_of_the_input(monkeypatch: pytest.MonkeyPatch, size: float):
     monkeypatch.setattr(thresholds, "DISTURBANCE", size)

@@ -34,7 +34,7 @@ def refuse(constant: str) -> None:
 
 
 @pytest.mark.parametrize("sample_name", SAMPLES)
-@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("strict", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_valid_and_back_again(sample_name: str, strict: bool):
     report = SAMPLES[sample_name]()
 
