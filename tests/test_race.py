@@ -293,7 +293,7 @@ def test_further_steps_that_a_limit_cuts_off_are_said():
     assert cut.told.endswith("; given up after 700 training steps")
 
 
-@pytest.mark.parametrize(("limit", "unbeaten"), [(3 * 21 + 30, True), (3 * 21 + 10, False)])
+@pytest.mark.parametrize(("limit", "unbeaten"), [(2 * 21 + 30, True), (2 * 21 + 10, False)])
 def test_a_copy_that_ran_at_one_rate_before_the_limit_says_who_is_not_beaten(limit: int, unbeaten: bool):
     cut = raced(tanh_net(0.03), vectors(), hardly, accused=True, steps=20, limit=limit)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
@@ -19,13 +19,16 @@ from ..response.perturb import Push
 from .fresh import jittered, mixed, shuffled
 from .tasks import Task, lessons
 
-#: Adam's rates, the range in common use; the best counts. Copies, which have ordinary scales, do without the gentlest.
+#: Adam's rates, the range in common use; the best counts, and one that does no better than the next bolder one ends the search. Copies,
+#: which have ordinary scales, do without the gentlest.
 RATES = (3e-3, 1e-3, 3e-4)
 COPY_RATES = (3e-3, 1e-3)
 #: Jitter of the inputs, relative to their RMS, where a loss fixes what they belong to.
 JITTER = 0.1
 #: Optimizer steps of a heat; and of the last one, which a model runs that nothing but the race speaks against.
 STEPS, LAST_HEAT = 40, 100
+#: Inputs of this many bytes at most are kept for the next run on the same course: telling them anew takes an eighth of its time.
+KEPT = 1 << 22
 #: Losses whose median is what a run has come to: every step has other inputs.
 LAST = 5
 #: As it is, it has learned enough when this share of the error is gone: nothing comes twice as far.
@@ -78,7 +81,7 @@ class Course:
         steps: optimizer steps of a heat.
         base: the loss from which progress is counted.
         suits: progress at each rate that was tried, by the number of the copy (-1: as it is).
-        finished: who ran to an end at any rate.
+        ended: the rates at which each ran to an end.
         teacher: start values from which the model says what is to be learned, if it is taught.
     """
 
@@ -88,9 +91,10 @@ class Course:
     steps: int = STEPS
     base: float = math.nan
     suits: dict[int, dict[float, float]] = field(default_factory=dict)
-    finished: set[int] = field(default_factory=set)
+    ended: dict[int, set[float]] = field(default_factory=dict)
     teacher: StartValues = field(default_factory=dict)
     _lessons: list[Tensor] = field(default_factory=list)
+    _told: dict[int, list[Tensor]] = field(default_factory=dict)
 
     def run(self, values: StartValues, rate: float, steps: int) -> Iterator[float]:
         """Train from ``values`` and yield the loss before each step, and after the last one; ends where it breaks off.
@@ -151,15 +155,27 @@ class Course:
     def _pass(self, step: int) -> tuple[object, Sequence[Tensor]]:
         """What the model returns for the inputs of this step, and these."""
         probed, given, noise = self.push.probed, self.push.probed.inputs(), step + 1
-        generator = torch.Generator().manual_seed(self.push.seed + 3 + noise)
-        came = shuffled(given, probed.batch, self.push.seed) if self.task.shuffled else given
-        inputs = mixed(came, probed.batch, generator) if self.task.fresh else jittered(came, JITTER, generator)
-        seen = [x.detach().clone() if is_dense(x) else x for x in inputs]  # the model may free what it is given
-        swap = {id(old): new for old, new in zip(given, inputs, strict=True) if new is not old}
+        seen = self._inputs(step, given)
+        swap = {id(old): new.detach().clone() for old, new in zip(given, seen, strict=True) if new is not old}
+        seen = [x.detach().clone() if x is old and is_dense(x) else x for old, x in zip(given, seen, strict=True)]
         raw = probed.rerun_raw(
             replaced(probed.call.args, swap), replaced(probed.call.kwargs, swap), noise=noise, rewound=True
         )
-        return raw, seen
+        return raw, seen  # the model may free what it is given, and gets a copy
+
+    def _inputs(self, step: int, given: Sequence[Tensor]) -> list[Tensor]:
+        """What stands in the place of the ``given`` inputs in this step, the same in every run."""
+        if step in self._told:
+            return self._told[step]
+        generator = torch.Generator().manual_seed(self.push.seed + 4 + step)
+        came = shuffled(given, self.push.probed.batch, self.push.seed) if self.task.shuffled else given
+        inputs = (
+            mixed(came, self.push.probed.batch, generator) if self.task.fresh else jittered(came, JITTER, generator)
+        )
+        inputs = [x if x is old else x.detach() for old, x in zip(given, inputs, strict=True)]
+        if (len(self._told) + 1) * sum(x.numel() * x.element_size() for x in inputs) <= KEPT:
+            self._told[step] = inputs
+        return inputs
 
     def gone(self, loss: float) -> float:
         """Share of the error that is gone, negative where there is more of it; of a loss without end, by how much it fell."""
@@ -198,32 +214,51 @@ class Course:
         for loss in self.run(values, rate, steps):
             losses.append(loss)
             if len(losses) >= LAST and self.gone(median(losses[-LAST:])) >= enough:
-                self.finished.add(who)
+                self.ended.setdefault(who, set()).add(rate)
                 return self.gone(median(losses[-LAST:]))
         if len(losses) < steps + 1:  # broke off
             losses = losses[:1]
         else:
-            self.finished.add(who)
+            self.ended.setdefault(who, set()).add(rate)
         return self.gone(median(losses[-LAST:])) if losses else -math.inf
 
-    def best(self, who: int, values: StartValues, rates: Iterable[float], enough: float, steps: int) -> float:
-        """Return :meth:`at_rate` at the best of ``rates``; ``who`` starts is remembered with what suited it."""
-        best = -math.inf
+    def best(
+        self,
+        who: int,
+        values: StartValues,
+        rates: Iterable[float],
+        enough: float,
+        steps: int,
+        settled: Callable[[float], bool] = lambda gone: False,
+    ) -> float:
+        """Return :meth:`at_rate` at the best of ``rates``, the boldest first; ``who`` starts is remembered with what suited it.
+
+        Where one does no better than the one before, the gentler ones are left out, and where progress is ``settled`` all further ones.
+        """
+        best, before = -math.inf, math.inf
         for rate in rates:
             found = self.at_rate(who, values, rate, enough, steps)
             self.suits.setdefault(who, {})[rate] = found
+            worse = found <= before < math.inf
             best = max(best, found)
-            if best >= enough:
+            if best >= enough or settled(best) or worse:
                 break
+            before = found if rate in self.ended.get(who, ()) else math.inf
         return best
 
     def own(self) -> float:
         """Return what progress the model makes as it is."""
         return self.best(-1, {}, RATES, self.enough, self.steps)
 
-    def of_copy(self, at: int, values: StartValues, rates: Iterable[float] = COPY_RATES) -> float:
-        """Return what progress the repaired copy ``at`` makes at the best of ``rates``."""
-        return self.best(at, values, rates, self.done, self.steps)
+    def of_copy(
+        self,
+        at: int,
+        values: StartValues,
+        rates: Iterable[float] = COPY_RATES,
+        settled: Callable[[float], bool] = lambda gone: False,
+    ) -> float:
+        """Return what progress the repaired copy ``at`` makes at the best of ``rates``, or at the first that is ``settled``."""
+        return self.best(at, values, rates, self.done, self.steps, settled)
 
     @property
     def suited(self) -> tuple[float, ...]:

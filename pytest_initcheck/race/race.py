@@ -61,6 +61,10 @@ class _Standing:
     def lost(self) -> bool:
         return (self.copy() >= self.course.informative and self.own < CLEAR * self.copy()) or self._far_off
 
+    def out_of_reach(self, gone: float) -> bool:
+        """Whether a copy that comes so far is so far ahead that it decides, however much further another rate brings it."""
+        return gone >= self.course.informative and self.own < FAR_BEHIND * gone
+
     @property
     def _far_off(self) -> bool:
         return self.course.task.unit is not None and 1 - self.own >= FAR_OFF and 1 - self.copy() <= NO_WORSE
@@ -166,7 +170,7 @@ def _raced(
                 raise
             break  # the tasks that it could be asked decide
         if one is None or not one.says:
-            unbeaten = unbeaten or (one is not None and bool(course.finished & one.copies.keys()))
+            unbeaten = unbeaten or (one is not None and bool(course.ended.keys() & one.copies.keys()))
             continue
         telling.append(one)
         # One task that it masters clears a model of everything; one that it keeps up on clears it of a doubt.
@@ -224,11 +228,12 @@ def _standing(course: Course, copies: Copies, *, accused: bool, stands: bool) ->
     if not one.masters and not (stands and one.own < CLEAR * course.informative):
         for at, each in enumerate(copies.every()):
             try:
-                one.copies[at] = course.of_copy(at, each.values)
+                settled = one.out_of_reach if accused else lambda gone: False
+                one.copies[at] = course.of_copy(at, each.values, settled=settled)
             except TooLong:
-                if not accused or not course.finished & {at, *one.copies}:
+                if not accused or not course.ended.keys() & {at, *one.copies}:
                     raise
-                if at in course.finished:  # at one of its rates
+                if at in course.ended:  # at one of its rates
                     one.copies[at] = max(course.suits[at].values())
                 break  # those that ran decide
             if one.lost:
