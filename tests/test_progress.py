@@ -216,6 +216,7 @@ def test_check_writes_progress_to_stderr_waits_with_one_model_and_quiet_shows_no
     # The command reads the seconds once, when it is imported.
     assert written((NEVER, one)) == [""]
     single, several, quiet = written((AT_ONCE, one), (AT_ONCE, two), (AT_ONCE, [*two, "-q"]))
+    assert "initcheck: probing zoo.py:Healthy (importing torch, " in single
     assert "initcheck: probing zoo.py:Healthy (forward, " in single
     assert screen(single, 80) == [""]
     assert "1/2 zoo.py:Sick" in several

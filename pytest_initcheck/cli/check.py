@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InitcheckError
 from ..models.shapes import parse_shapes
+from ..phases import doing
 from ..settings import SETTINGS, Settings
 from ..surfaces import report_files
 from ..surfaces.hooked import check_rule_names, run_check
@@ -109,9 +110,12 @@ def _plugins() -> pluggy.PluginManager:
 
 
 def _check(spec: str, inputs: str | None, asked: dict[str, Any], hook: Any) -> Report:
+    if "torch" not in sys.modules:
+        doing("importing torch")
     from ..models.targets import load
     from ..surfaces.cases import ModelCase, case_of
 
+    doing("importing")
     model = load(spec)
     # What model_case says about a factory holds here too, so that a failed item can be repeated with its spec.
     case = case_of(getattr(model, "__wrapped__", None)) or ModelCase(model)
