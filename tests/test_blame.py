@@ -321,7 +321,7 @@ TOO_LARGE = (
     # Those of sigmoids are raced to the end, each for seconds; of the others two factors do for every day.
     [
         pytest.param(f, marks=pytest.mark.slow)
-        if f.startswith("Sigmoid") and "bias" not in f or f.endswith((" x0.0001", " x10", " x10000"))
+        if (f.startswith("Sigmoid") and "bias" not in f) or f.endswith((" x0.0001", " x10", " x10000"))
         else f
         for f in FAULTS
     ],

@@ -23,7 +23,7 @@ from pytest_initcheck.race.race import race
 from pytest_initcheck.race.tasks import tasks
 from pytest_initcheck.race_records import Heat, Race
 from pytest_initcheck.records import Finding, Report, Response, Trace
-from pytest_initcheck.response.perturb import push_of
+from pytest_initcheck.response.perturb import Push, push_of
 from pytest_initcheck.rules import Case, judge
 from pytest_initcheck.rules.raced import settled, unclear
 
@@ -542,6 +542,16 @@ def test_what_rests_on_learning_is_no_error_where_nobody_learns():
     ] * 2  # what does not move fails, and all that is said of it
 
 
+def test_what_training_moves_is_not_unresponsive_where_nobody_learns():
+    far = Finding("unreachable-targets", "error", (), "far")
+    silent = Finding("unresponsive", "error", (), "still", fix="line")
+    blind = Finding("input-blind", "error", (), "blind")
+    moved = replace(case("open", 0.0, 0.0), race=Race("open", unbeaten=True, moved=True))
+
+    assert [(f.severity, f.fix) for f in settled(moved, [far, silent])] == [("warning", "")] * 2
+    assert [f.severity for f in settled(moved, [silent, blind])] == ["error"] * 2
+
+
 def test_what_never_learns_in_a_model_that_does_is_worth_a_warning():
     shut = Finding("blocked-gradient", "error", ("a", "b"), "a and b are zero", fix="line")
 
@@ -571,3 +581,66 @@ def test_other_errors_make_a_race_needless():
     broken = Finding("non-finite-parameter", "error", ("w",), "NaN")
 
     assert not unclear(case("open", 0, 0), [broken])
+
+
+class Quantized(nn.Module):
+    """An encoder whose code is the nearest one of a table, passed straight through (van den Oord et al. 2017), and a decoder."""
+
+    def __init__(self, bound: float = 1 / 128) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 16))
+        self.codes = nn.Embedding(128, 16)
+        self.decoder = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 32))
+        nn.init.uniform_(self.codes.weight, -bound, bound)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        z = self.encoder(x)
+        code = self.codes(torch.cdist(z, self.codes.weight).argmin(-1))
+        near = (code - z.detach()).square().mean() + 0.25 * (z - code.detach()).square().mean()
+        return self.decoder(z + (code - z).detach()), near
+
+
+@pytest.mark.seeds(4)
+@pytest.mark.parametrize("given", [False, True], ids=["no loss", "loss"])
+def test_a_table_that_learns_from_the_model_s_own_loss_alone_is_raced_with_it(seed: int, given: bool):
+    x = vectors(64)
+    torch.manual_seed(seed)
+
+    report = check_init(
+        Quantized(), x, loss=(lambda out: (out[0] - x.tanh()).square().mean() + out[1]) if given else None
+    )
+
+    assert report.ok, report
+
+
+def test_codes_that_are_all_one_fail():
+    torch.manual_seed(0)
+
+    assert not check_init(Quantized(bound=0.0), vectors(64)).ok
+
+
+@pytest.mark.parametrize(
+    ("outputs", "beside"),
+    [
+        (lambda a, b: (a, b), 0),  # samples alone
+        (lambda a, b: (a, b.square().mean()), 1),  # what b learns from, it learns from alone
+        (lambda a, b: (a, (a + b).square().mean()), 1),
+        (lambda a, b: (a, a.square().mean()), 0),  # a loss of what is asked for
+    ],
+    ids=["samples", "own loss", "joint loss", "loss of the output"],
+)
+def test_a_loss_of_the_model_s_own_is_trained_where_parameters_learn_from_it_alone(
+    outputs: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], beside: int, pushed: Callable[..., Push]
+):
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.other = nn.Linear(32, 4), nn.Linear(32, 4)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return outputs(self.one(x), self.other(x))
+
+    asked = tasks(pushed(Two(), vectors()))
+
+    assert asked
+    assert {len(task.beside) for task in asked} == {beside}

@@ -39,8 +39,10 @@ DONE = 0.05
 #: size at the start.
 LEARNED, FELL = 0.15, 0.05
 #: A model that comes this far on the copy's way in the last heat was only late: half, which is the measure of harm; and where the
-#: samples are the same in every step, and can be learned by heart in the end, what is harmless by the measure of harm.
-ARRIVED, ARRIVED_BY_HEART = 0.5, 0.85
+#: samples are the same in every step, and can be learned by heart in the end, more.
+ARRIVED, ARRIVED_BY_HEART = 0.5, 2 / 3
+#: A model moves that comes to pay so much more or less than it did, as a share of that or of what a constant pays.
+MOVED = 0.5
 
 #: Start values by name of parameter; what is not there starts as it is.
 StartValues = Mapping[str, Tensor]
@@ -82,6 +84,7 @@ class Course:
         base: the loss from which progress is counted.
         suits: progress at each rate that was tried, by the number of the copy (-1: as it is).
         ended: the rates at which each ran to an end.
+        moved: whether training as it is changed what the model pays, for better or worse.
         teacher: start values from which the model says what is to be learned, if it is taught.
     """
 
@@ -92,6 +95,7 @@ class Course:
     base: float = math.nan
     suits: dict[int, dict[float, float]] = field(default_factory=dict)
     ended: dict[int, set[float]] = field(default_factory=dict)
+    moved: bool = False
     teacher: StartValues = field(default_factory=dict)
     _lessons: list[Tensor] = field(default_factory=list)
     _told: dict[int, list[Tensor]] = field(default_factory=dict)
@@ -114,8 +118,9 @@ class Course:
                     self.spent.one()
                     raw, inputs = self._pass(step)
                     inputs = [self._lessons[step]] if self.task.taught else inputs
+                    outputs = probed.select(raw)
                     try:
-                        loss = self.task.loss(raw, probed.select(raw), inputs)
+                        loss = self.task.loss(raw, outputs, inputs)
                     except (
                         Exception
                     ) as error:  # it had a value as it is; a distribution may refuse what these weights make
@@ -128,7 +133,8 @@ class Course:
                     yield value
                     if step == steps or not loss.requires_grad:
                         return
-                    adam.step(loss, retain_graph=probed.holds_graph)
+                    trained = sum((outputs[i].float().sum() for i in self.task.beside), start=loss)
+                    adam.step(trained, retain_graph=probed.holds_graph)
         except ProbeError:  # it ran as it is; with these weights it does not
             return
         finally:
@@ -220,6 +226,9 @@ class Course:
             losses = losses[:1]
         else:
             self.ended.setdefault(who, set()).add(rate)
+            if who < 0 and self.task.unit is not None:
+                change = abs(median(losses[-LAST:]) - losses[0])
+                self.moved = self.moved or change > MOVED * max(abs(losses[0]), abs(self.base))
         return self.gone(median(losses[-LAST:])) if losses else -math.inf
 
     def best(
@@ -229,7 +238,7 @@ class Course:
         rates: Iterable[float],
         enough: float,
         steps: int,
-        settled: Callable[[float], bool] = lambda gone: False,
+        settled: Callable[[float], bool] | None = None,
     ) -> float:
         """Return :meth:`at_rate` at the best of ``rates``, the boldest first; ``who`` starts is remembered with what suited it.
 
@@ -241,7 +250,7 @@ class Course:
             self.suits.setdefault(who, {})[rate] = found
             worse = found <= before < math.inf
             best = max(best, found)
-            if best >= enough or settled(best) or worse:
+            if best >= enough or worse or (settled is not None and settled(best)):
                 break
             before = found if rate in self.ended.get(who, ()) else math.inf
         return best
@@ -255,7 +264,7 @@ class Course:
         at: int,
         values: StartValues,
         rates: Iterable[float] = COPY_RATES,
-        settled: Callable[[float], bool] = lambda gone: False,
+        settled: Callable[[float], bool] | None = None,
     ) -> float:
         """Return what progress the repaired copy ``at`` makes at the best of ``rates``, or at the first that is ``settled``."""
         return self.best(at, values, rates, self.done, self.steps, settled)

@@ -186,7 +186,8 @@ def _raced(
             else "its output admits no task"
         )
         told = f"race: {told}" if unbeaten else f"race: {told}, so the first look decides"
-        return Race("open", passes=spent.passes, runs=spent.runs, told=told, unbeaten=unbeaten)
+        moved = any(course.moved for course in courses)
+        return Race("open", passes=spent.passes, runs=spent.runs, told=told, unbeaten=unbeaten, moved=moved)
     beaten = [s for s in telling if s.lost]
     if not beaten:
         return Race("held", heats, passes=spent.passes, runs=spent.runs)
@@ -228,7 +229,7 @@ def _standing(course: Course, copies: Copies, *, accused: bool, stands: bool) ->
     if not one.masters and not (stands and one.own < CLEAR * course.informative):
         for at, each in enumerate(copies.every()):
             try:
-                settled = one.out_of_reach if accused else lambda gone: False
+                settled = one.out_of_reach if accused else None
                 one.copies[at] = course.of_copy(at, each.values, settled=settled)
             except TooLong:
                 if not accused or not course.ended.keys() & {at, *one.copies}:

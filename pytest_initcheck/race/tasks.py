@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..probing.modules import sample_dim
-from ..probing.probe import centred
+from ..probing.probe import centred, gradients
 from ..race_records import YOURS
 from ..response.ask import natural_unit
 from ..response.fit import token_ids
@@ -49,6 +49,7 @@ class Task:
         taught: whether what is to be learned is what the model itself says from other start values, which ``loss`` is given in place of
             the inputs.
         shuffled: whether every sample comes in the place of another one, so that what is to be learned has nothing to do with it.
+        beside: outputs of one number that are made small along with it, and are no part of the progress.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Task:
     fresh: bool = True
     taught: bool = False
     shuffled: bool = False
+    beside: tuple[int, ...] = ()
 
 
 def tasks(push: Push, loss: Loss | None = None, *, offsets: bool = False) -> list[Task]:
@@ -79,7 +81,7 @@ def tasks(push: Push, loss: Loss | None = None, *, offsets: bool = False) -> lis
         return []
     start = push.start
     if push.probed.primary in scored and (ids := token_ids(push, start)) is not None:
-        return [_tokens(push, start, ids)]
+        return [replace(_tokens(push, start, ids), beside=_beside(push, scored))]
     found = []
     if (
         push.probed.primary in scored
@@ -90,7 +92,28 @@ def tasks(push: Push, loss: Loss | None = None, *, offsets: bool = False) -> lis
         found.append(_classes(push, start))
     if not found or _form(start) == "scores":
         found.append(_regression(push, scored, offsets=offsets))
-    return found
+    beside = _beside(push, scored)
+    return [replace(task, beside=beside) for task in found]
+
+
+def _beside(push: Push, scored: Sequence[int]) -> tuple[int, ...]:
+    """Outputs of one number, where parameters learn from these alone: losses that the model makes itself, as of a codebook.
+
+    A loss of what the other outputs say would pull them elsewhere than the task; what all parameters learn from anyway is left out.
+    """
+    lone = tuple(i for i, o in enumerate(push.probed.outputs) if o.numel() == 1 and i not in scored)
+    if not lone:
+        return ()
+    outputs = push.forward(graph=True)
+
+    def reached(which: Sequence[int]) -> list[bool]:
+        told = [outputs[i].float().sum() for i in which if outputs[i].requires_grad]
+        every = list(push.parameters.values())
+        if not told:
+            return [False] * len(every)
+        return [g is not None for g in gradients([torch.stack(told).sum()], every, None, retain_graph=True)]
+
+    return lone if any(alone > known for known, alone in zip(reached(scored), reached(lone), strict=True)) else ()
 
 
 def convicting(push: Push) -> list[Task]:

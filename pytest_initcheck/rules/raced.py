@@ -114,8 +114,10 @@ def settled(case: Case, found: Iterable[Finding]) -> Iterator[Finding]:
     """Yield ``found`` as the race leaves it: contested findings with what it measured, as errors or as less than that."""
     race, found = case.race, list(found)
     if race is None or race.outcome == "open":
-        stands = any(f.severity == "error" and f.rule not in BY_LEARNING for f in found)
-        yield from found if race is None or not race.unbeaten or stands else map(_unbeaten, found)
+        if race is None or not race.unbeaten or any(f.severity == "error" and not _by_learning(f, race) for f in found):
+            yield from found
+        else:
+            yield from (_unbeaten(f, race) for f in found)
         return
     told = race.outcome == "lost" and accused(found)
     asked = any(h.task == YOURS for h in race.heats)
@@ -135,9 +137,14 @@ def settled(case: Case, found: Iterable[Finding]) -> Iterator[Finding]:
             yield replace(f, severity="note" if mild else CONTESTED[f.rule], summary=summary, fix="")
 
 
-def _unbeaten(f: Finding) -> Finding:
+def _by_learning(f: Finding, race: Race) -> bool:
+    """Whether a finding rests on how well a task is learned: also that nothing moves, once training has moved it."""
+    return f.rule in BY_LEARNING or (f.rule == "unresponsive" and race.moved)
+
+
+def _unbeaten(f: Finding, race: Race) -> Finding:
     """The same, less than an error where it rests on how well a task is learned, and nobody learns any."""
-    if f.severity != "error" or f.rule not in BY_LEARNING:
+    if f.severity != "error" or not _by_learning(f, race):
         return f
     summary = f"{f.summary}; but repaired copies learn no better"
     return replace(f, severity=CONTESTED[f.rule], summary=summary, fix="")
