@@ -310,6 +310,7 @@ torch.distributed.destroy_process_group()
 """
 
 
+@pytest.mark.always("another")
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch is built without torch.distributed")
 @pytest.mark.parametrize(
     ("sick", "expected"),

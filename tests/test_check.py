@@ -157,7 +157,7 @@ def test_nothing_changes_when_backward_raises(unchanged: Any) -> None:
         check_init(unchanged(BackwardRaises(), X), X)
 
 
-@hypothesis_settings(max_examples=12, deadline=None)
+@hypothesis_settings(max_examples=8, deadline=None)
 @given(
     scale=st.sampled_from([0.0, 1e-3, 1.0, 1e3, 1e20]),
     frozen=st.booleans(),

@@ -50,6 +50,7 @@ def parts() -> Iterator[Callable[[str], Any]]:
     sys.path.remove(str(FOLDER))
 
 
+@pytest.mark.slow
 def test_a_seed_is_the_same_model_in_every_process() -> None:
     seeds = [str(s) for s in range(1000, 1012)]
 

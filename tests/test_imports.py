@@ -349,6 +349,7 @@ def test_a_first_check_imports_nothing_heavy():
     run(FIRST)
 
 
+@pytest.mark.always("arguments0", "arguments2")
 @pytest.mark.parametrize("arguments", [("healthy",), ("sick",), ("sick", "--format=json")])
 def test_the_command_imports_nothing_heavy(tmp_path: Path, arguments: tuple[str, ...]):
     (tmp_path / "zoo.py").write_text(

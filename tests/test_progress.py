@@ -164,6 +164,7 @@ def test_nothing_where_it_is_not_wanted_or_would_disturb(project: Path):
         assert "probing" not in written, more
 
 
+@pytest.mark.slow
 def test_nothing_where_there_is_no_terminal(project: Path, capfd: pytest.CaptureFixture[str]):
     (project / "conftest.py").write_text(
         f"from pytest_initcheck.surfaces import progress\nprogress.AFTER = {AT_ONCE}\n"

@@ -51,7 +51,7 @@ ENCODINGS: dict[str, tuple[Callable[..., Tensor], int, Any]] = {
     "a named tuple": (lambda m, p: torch.cat([p.flags.float(), m.table.weight[p.ids].flatten(1)], 1), 64, (Pair(IDS, FLAGS),)),
     "an ordered dict": (lambda m, d, _: d["x"], 24, (OrderedDict(x=NUMBERS), ())),
 }  # fmt: skip
-COMMON = ("pixels", "functional embedding", "ids beside numbers")
+COMMON = ("pixels", "ids beside numbers")
 
 
 @pytest.mark.parametrize("name", ENCODINGS)

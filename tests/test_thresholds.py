@@ -40,6 +40,7 @@ def asked(report: Report) -> set[str]:
     return {k for k in ("sensitivity_if_smaller", "sensitivity_later") if getattr(report.response, k) is not None}
 
 
+@pytest.mark.always("28.0-(at most 28 %)", "10000.0-None")
 @pytest.mark.parametrize(("bound", "said"), [(50.0, "(at most 50 %)"), (28.0, "(at most 28 %)"), (1e4, None)])
 def test_the_bound_of_the_sensitivity(monkeypatch: pytest.MonkeyPatch, bound: float, said: str | None):
     monkeypatch.setattr(thresholds, "CHAOTIC", bound)
