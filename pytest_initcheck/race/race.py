@@ -115,7 +115,7 @@ def race(
             again = _raced(push, [Course(push, task, spent, steps) for task in last], copies, spent, accused=accused)
             if again.outcome == "held":  # a bias does it, whatever is dead behind it
                 told = f"race: repaired copies learn {last[0].name} no better, and no task that its output admits could clear it"
-                again = Race("open", told=told, unbeaten=True)
+                again = Race("open", told=told, unbeaten=True, moved=found.moved)
             found = again if again.outcome == "lost" or not found.unbeaten else found
         if tasks and found.unbeaten and accused and steps >= STEPS:
             courses = [Course(push, task, spent, LAST_HEAT) for task in tasks]
