@@ -40,7 +40,7 @@ DONE = 0.05
 LEARNED, FELL = 0.15, 0.05
 #: A model that comes this far on the copy's way in the last heat was only late: half, which is the measure of harm; and where the
 #: samples are the same in every step, and can be learned by heart in the end, more.
-ARRIVED, ARRIVED_BY_HEART = 0.5, 2 / 3
+ARRIVED, ARRIVED_BY_HEART = 0.5, 0.6
 #: A model moves that comes to pay so much more or less than it did, as a share of that or of what a constant pays.
 MOVED = 0.5
 
@@ -284,7 +284,8 @@ class Course:
         copy_rate = max(self.suits[at], key=lambda rate: self.suits[at][rate])
         theirs = self.at_rate(at, values, copy_rate, self.done, LAST_HEAT)
         there = (ARRIVED if self.task.fresh else ARRIVED_BY_HEART) * theirs
-        own = self.best(-1, {}, rates, there, LAST_HEAT)
+        # What is learned by heart comes and goes: there the end counts, not the best on the way.
+        own = self.best(-1, {}, rates, there if self.task.fresh else math.inf, LAST_HEAT)
         return (own, theirs) if own >= there else None
 
     @property
