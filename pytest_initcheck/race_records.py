@@ -52,8 +52,8 @@ class Race:
         told: why it is open, in words.
         cut: whether the time budget was spent before a doubt was settled.
         unbeaten: of an open one, whether a repaired copy ran all its steps, and none learned clearly more than the model did.
-        moved: of an open one, whether training changed what the model as it is pays by more than half: it does move then, whatever a few
-            small steps showed.
+        moved: of an open one, whether training made the model as it is pay more by half: it does move then, whatever a few small steps
+            showed.
         by_heart: share of the error on the user's loss that the model as it is lost, which speaks for it no longer: the samples are
             always the same there, and on inputs that are mixed from them it lost. ``None`` where nothing was taken back so.
     """

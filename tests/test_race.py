@@ -586,8 +586,9 @@ def test_other_errors_make_a_race_needless():
 class Quantized(nn.Module):
     """An encoder whose code is the nearest one of a table, passed straight through (van den Oord et al. 2017), and a decoder."""
 
-    def __init__(self, bound: float = 1 / 128) -> None:
+    def __init__(self, bound: float = 1 / 128, *, summed: bool = False) -> None:
         super().__init__()
+        self.summed = summed
         self.encoder = nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 16))
         self.codes = nn.Embedding(128, 16)
         self.decoder = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 32))
@@ -596,8 +597,8 @@ class Quantized(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         z = self.encoder(x)
         code = self.codes(torch.cdist(z, self.codes.weight).argmin(-1))
-        near = (code - z.detach()).square().mean() + 0.25 * (z - code.detach()).square().mean()
-        return self.decoder(z + (code - z).detach()), near
+        near = (code - z.detach()).square() + 0.25 * (z - code.detach()).square()
+        return self.decoder(z + (code - z).detach()), near.sum() if self.summed else near.mean()
 
 
 @pytest.mark.seeds(4)
@@ -613,34 +614,66 @@ def test_a_table_that_learns_from_the_model_s_own_loss_alone_is_raced_with_it(se
     assert report.ok, report
 
 
+def test_a_loss_of_its_own_that_is_a_sum_does_not_drown_the_task():
+    torch.manual_seed(0)
+
+    assert check_init(Quantized(summed=True), vectors(64)).ok
+
+
 def test_codes_that_are_all_one_fail():
     torch.manual_seed(0)
 
-    assert not check_init(Quantized(bound=0.0), vectors(64)).ok
+    found = errors(check_init(Quantized(bound=0.0), vectors(64)))
+
+    assert {"unresponsive", "input-blind"} & {f.rule for f in found}
+
+
+class Still(nn.Module):
+    """A loud fixed map of the inputs, and next to nothing that is trained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("fixed", torch.randn(8, 8))
+        self.weak = nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 30 * (x @ self.fixed) + 1e-3 * self.weak(x)
+
+
+@pytest.mark.seeds(4)
+@pytest.mark.parametrize("batch", [4, 8])
+def test_what_hardly_moves_fails_whatever_its_loss_varies_by_from_batch_to_batch(batch: int, seed: int):
+    torch.manual_seed(seed)
+    x = torch.randn(batch, 8)
+
+    report = check_init(Still(), x)
+
+    assert "unresponsive" in {f.rule for f in errors(report)}, report
 
 
 @pytest.mark.parametrize(
     ("outputs", "beside"),
     [
-        (lambda a, b: (a, b), 0),  # samples alone
-        (lambda a, b: (a, b.square().mean()), 1),  # what b learns from, it learns from alone
-        (lambda a, b: (a, (a + b).square().mean()), 1),
-        (lambda a, b: (a, a.square().mean()), 0),  # a loss of what is asked for
+        (lambda a, b: (a, b), ()),  # samples alone
+        (lambda a, b: (a, b.square().mean()), (1,)),  # what b learns from, it learns from alone
+        (lambda a, b: (a, (a + b).square().mean()), (1,)),
+        (lambda a, b: (a, a.square().mean()), ()),  # a loss of what is asked for
+        (lambda a, b: (a, a.square().mean(), b.square().mean()), (2,)),
     ],
-    ids=["samples", "own loss", "joint loss", "loss of the output"],
+    ids=["samples", "own loss", "joint loss", "loss of the output", "both losses"],
 )
 def test_a_loss_of_the_model_s_own_is_trained_where_parameters_learn_from_it_alone(
-    outputs: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], beside: int, pushed: Callable[..., Push]
+    outputs: Callable[[Tensor, Tensor], tuple[Tensor, ...]], beside: tuple[int, ...], pushed: Callable[..., Push]
 ):
     class Two(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.one, self.other = nn.Linear(32, 4), nn.Linear(32, 4)
 
-        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        def forward(self, x: Tensor) -> tuple[Tensor, ...]:
             return outputs(self.one(x), self.other(x))
 
     asked = tasks(pushed(Two(), vectors()))
 
     assert asked
-    assert {len(task.beside) for task in asked} == {beside}
+    assert {task.beside for task in asked} == {beside}

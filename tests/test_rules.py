@@ -407,7 +407,7 @@ def test_a_part_that_other_arguments_would_use_is_a_note_and_a_forgotten_one_an_
     assert found(lambda: Spare(mentioned=False), "no-gradient", {}) == ["error"]
 
 
-@pytest.mark.always("dead-units", "unresponsive", "vanishing-activations")
+@pytest.mark.always("blocked-gradient", "unresponsive", "input-blind")
 @pytest.mark.parametrize("rule", sorted(ABOUT_VALUES))
 def test_a_rule_offers_no_fix_that_nobody_tried(rule: str) -> None:
     _, sick, _, options = SICK_AND_TWIN[rule]

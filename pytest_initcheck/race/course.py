@@ -41,7 +41,8 @@ LEARNED, FELL = 0.15, 0.05
 #: A model that comes this far on the copy's way in the last heat was only late: half, which is the measure of harm; and where the
 #: samples are the same in every step, and can be learned by heart in the end, more.
 ARRIVED, ARRIVED_BY_HEART = 0.5, 0.6
-#: A model moves that comes to pay so much more or less than it did, as a share of that or of what a constant pays.
+#: A model moves that comes to pay so much more than untrained, as a share of that or of what a constant pays. (Less is paid where a common
+#: offset is learned, which moves no sample against another.)
 MOVED = 0.5
 
 #: Start values by name of parameter; what is not there starts as it is.
@@ -84,7 +85,7 @@ class Course:
         base: the loss from which progress is counted.
         suits: progress at each rate that was tried, by the number of the copy (-1: as it is).
         ended: the rates at which each ran to an end.
-        moved: whether training as it is changed what the model pays, for better or worse.
+        most: the largest loss that the model as it is has come to.
         teacher: start values from which the model says what is to be learned, if it is taught.
     """
 
@@ -95,7 +96,7 @@ class Course:
     base: float = math.nan
     suits: dict[int, dict[float, float]] = field(default_factory=dict)
     ended: dict[int, set[float]] = field(default_factory=dict)
-    moved: bool = False
+    most: float = -math.inf
     teacher: StartValues = field(default_factory=dict)
     _lessons: list[Tensor] = field(default_factory=list)
     _told: dict[int, list[Tensor]] = field(default_factory=dict)
@@ -133,12 +134,18 @@ class Course:
                     yield value
                     if step == steps or not loss.requires_grad:
                         return
-                    trained = sum((outputs[i].float().sum() for i in self.task.beside), start=loss)
-                    adam.step(trained, retain_graph=probed.holds_graph)
+                    adam.step(self._and_own(loss, outputs), retain_graph=probed.holds_graph)
         except ProbeError:  # it ran as it is; with these weights it does not
             return
         finally:
             push.restore()
+
+    def _and_own(self, loss: Tensor, outputs: Sequence[Tensor]) -> Tensor:
+        """``loss`` and the losses that the model makes itself, none of them larger at the start than 1."""
+        for i in self.task.beside:
+            size = max(1.0, abs(float(self.push.probed.outputs[i])))
+            loss = loss + outputs[i].float().sum().to(loss.device) / size
+        return loss
 
     def _learn(self, steps: int) -> None:
         """Have the teacher say what is to be learned in so many steps."""
@@ -183,6 +190,25 @@ class Course:
             self._told[step] = inputs
         return inputs
 
+    def moved(self) -> bool:
+        """Whether training as it is made the model pay clearly more than it pays untrained for the same inputs."""
+        push = self.push
+        if self.task.unit is None or self.task.taught or self.most == -math.inf:
+            return False
+        push.restore()
+        losses = []
+        try:
+            with torch.no_grad():
+                for step in range(self.steps + 1 - LAST, self.steps + 1):
+                    self.spent.one()
+                    raw, inputs = self._pass(step)
+                    losses.append(float(self.task.loss(raw, push.probed.select(raw), inputs)))
+        except (ProbeError, TooLong):
+            return False
+        finally:
+            push.restore()
+        return self.most - median(losses) > MOVED * max(abs(median(losses)), abs(self.base))
+
     def gone(self, loss: float) -> float:
         """Share of the error that is gone, negative where there is more of it; of a loss without end, by how much it fell."""
         if self.task.unit is None:
@@ -226,9 +252,8 @@ class Course:
             losses = losses[:1]
         else:
             self.ended.setdefault(who, set()).add(rate)
-            if who < 0 and self.task.unit is not None:
-                change = abs(median(losses[-LAST:]) - losses[0])
-                self.moved = self.moved or change > MOVED * max(abs(losses[0]), abs(self.base))
+            if who < 0 and steps == self.steps:
+                self.most = max(self.most, median(losses[-LAST:]))
         return self.gone(median(losses[-LAST:])) if losses else -math.inf
 
     def best(

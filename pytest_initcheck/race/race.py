@@ -115,7 +115,7 @@ def race(
             again = _raced(push, [Course(push, task, spent, steps) for task in last], copies, spent, accused=accused)
             if again.outcome == "held":  # a bias does it, whatever is dead behind it
                 told = f"race: repaired copies learn {last[0].name} no better, and no task that its output admits could clear it"
-                again = Race("open", told=told, unbeaten=True, moved=found.moved)
+                again = Race("open", told=told, unbeaten=True)
             found = again if again.outcome == "lost" or not found.unbeaten else found
         if tasks and found.unbeaten and accused and steps >= STEPS:
             courses = [Course(push, task, spent, LAST_HEAT) for task in tasks]
@@ -127,7 +127,7 @@ def race(
                 found = replace(again, by_heart=found.heats[0].gone)
         # What follows no input can say the same as another one that follows none.
         if tasks and found.unbeaten and not stands and teacher is not None and (values := copies.other(teacher)):
-            course = Course(push, taught(push), spent, steps, teacher=values)
+            course = Course(push, replace(taught(push), beside=tasks[0].beside), spent, steps, teacher=values)
             again = _raced(push, [course], copies, spent, accused=accused)
             found = found if again.outcome == "open" else again
         return replace(found, passes=spent.passes, runs=spent.runs)
@@ -186,7 +186,7 @@ def _raced(
             else "its output admits no task"
         )
         told = f"race: {told}" if unbeaten else f"race: {told}, so the first look decides"
-        moved = any(course.moved for course in courses)
+        moved = unbeaten and accused and any(course.moved() for course in courses)
         return Race("open", passes=spent.passes, runs=spent.runs, told=told, unbeaten=unbeaten, moved=moved)
     beaten = [s for s in telling if s.lost]
     if not beaten:

@@ -14,8 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..errors import ProbeError
+from ..probing.graph import Graph
 from ..probing.modules import sample_dim
-from ..probing.probe import centred, gradients
+from ..probing.probe import centred
 from ..race_records import YOURS
 from ..response.ask import natural_unit
 from ..response.fit import token_ids
@@ -97,23 +99,24 @@ def tasks(push: Push, loss: Loss | None = None, *, offsets: bool = False) -> lis
 
 
 def _beside(push: Push, scored: Sequence[int]) -> tuple[int, ...]:
-    """Outputs of one number, where parameters learn from these alone: losses that the model makes itself, as of a codebook.
+    """Outputs of one number that parameters learn from which learn from no samples: losses that the model makes itself, as of a codebook.
 
-    A loss of what the other outputs say would pull them elsewhere than the task; what all parameters learn from anyway is left out.
+    A loss of what the other outputs say would pull them elsewhere than the task.
     """
-    lone = tuple(i for i, o in enumerate(push.probed.outputs) if o.numel() == 1 and i not in scored)
+    lone = [i for i, o in enumerate(push.probed.outputs) if o.numel() == 1 and i not in scored]
     if not lone:
         return ()
-    outputs = push.forward(graph=True)
+    try:
+        outputs = push.forward(graph=True)
+    except ProbeError:
+        return ()
+    own = {id(p) for p in push.parameters.values()}
 
-    def reached(which: Sequence[int]) -> list[bool]:
-        told = [outputs[i].float().sum() for i in which if outputs[i].requires_grad]
-        every = list(push.parameters.values())
-        if not told:
-            return [False] * len(every)
-        return [g is not None for g in gradients([torch.stack(told).sum()], every, None, retain_graph=True)]
+    def reached(which: Sequence[int]) -> set[int]:
+        return own & {id(leaf) for leaf in Graph([outputs[i] for i in which]).leaves()}
 
-    return lone if any(alone > known for known, alone in zip(reached(scored), reached(lone), strict=True)) else ()
+    known = reached(scored)
+    return tuple(i for i in lone if reached([i]) - known)
 
 
 def convicting(push: Push) -> list[Task]:

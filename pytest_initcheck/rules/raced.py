@@ -27,7 +27,7 @@ CONTESTED: dict[str, Severity] = {
     "saturated-state": "warning",
 }
 #: Those of them that rest on how well a task is learned: where repaired copies learn none either, nothing is shown. What does not
-#: move, or does not follow its inputs, is at fault whatever others do.
+#: follow its inputs is at fault whatever others do, and what does not move, unless training moved it.
 BY_LEARNING = frozenset(("unreachable-targets", "chaotic-response", "offset-output", "blocked-gradient"))
 #: Rules that say nothing of how well a model learns, or say it for certain.
 BESIDE = frozenset(
