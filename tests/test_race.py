@@ -548,7 +548,14 @@ def test_what_training_moves_is_not_unresponsive_where_nobody_learns():
     blind = Finding("input-blind", "error", (), "blind")
     moved = replace(case("open", 0.0, 0.0), race=Race("open", unbeaten=True, moved=True))
 
-    assert [(f.severity, f.fix) for f in settled(moved, [far, silent])] == [("warning", "")] * 2
+    told = list(settled(moved, [far, silent]))
+
+    assert [(f.severity, f.fix) for f in told] == [("warning", "")] * 2
+    assert [f.summary for f in told] == [
+        "far; but repaired copies learn no better",
+        "still; but training moves it, and repaired copies learn no better",
+    ]
+    assert "straight through" in told[1].cause
     assert [f.severity for f in settled(moved, [silent, blind])] == ["error"] * 2
 
 
@@ -652,7 +659,7 @@ def test_what_hardly_moves_fails_whatever_its_loss_varies_by_from_batch_to_batch
 
 
 @pytest.mark.parametrize(
-    ("outputs", "beside"),
+    ("outputs", "own"),
     [
         (lambda a, b: (a, b), ()),  # samples alone
         (lambda a, b: (a, b.square().mean()), (1,)),  # what b learns from, it learns from alone
@@ -663,7 +670,7 @@ def test_what_hardly_moves_fails_whatever_its_loss_varies_by_from_batch_to_batch
     ids=["samples", "own loss", "joint loss", "loss of the output", "both losses"],
 )
 def test_a_loss_of_the_model_s_own_is_trained_where_parameters_learn_from_it_alone(
-    outputs: Callable[[Tensor, Tensor], tuple[Tensor, ...]], beside: tuple[int, ...], pushed: Callable[..., Push]
+    outputs: Callable[[Tensor, Tensor], tuple[Tensor, ...]], own: tuple[int, ...], pushed: Callable[..., Push]
 ):
     class Two(nn.Module):
         def __init__(self) -> None:
@@ -676,4 +683,4 @@ def test_a_loss_of_the_model_s_own_is_trained_where_parameters_learn_from_it_alo
     asked = tasks(pushed(Two(), vectors()))
 
     assert asked
-    assert {task.beside for task in asked} == {beside}
+    assert {task.own_losses for task in asked} == {own}

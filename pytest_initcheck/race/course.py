@@ -99,7 +99,7 @@ class Course:
     most: float = -math.inf
     teacher: StartValues = field(default_factory=dict)
     _lessons: list[Tensor] = field(default_factory=list)
-    _told: dict[int, list[Tensor]] = field(default_factory=dict)
+    _seen_at: dict[int, list[Tensor]] = field(default_factory=dict)
 
     def run(self, values: StartValues, rate: float, steps: int) -> Iterator[float]:
         """Train from ``values`` and yield the loss before each step, and after the last one; ends where it breaks off.
@@ -142,7 +142,7 @@ class Course:
 
     def _and_own(self, loss: Tensor, outputs: Sequence[Tensor]) -> Tensor:
         """``loss`` and the losses that the model makes itself, none of them larger at the start than 1."""
-        for i in self.task.beside:
+        for i in self.task.own_losses:
             size = max(1.0, abs(float(self.push.probed.outputs[i])))
             loss = loss + outputs[i].float().sum().to(loss.device) / size
         return loss
@@ -178,16 +178,16 @@ class Course:
 
     def _inputs(self, step: int, given: Sequence[Tensor]) -> list[Tensor]:
         """What stands in the place of the ``given`` inputs in this step, the same in every run."""
-        if step in self._told:
-            return self._told[step]
+        if step in self._seen_at:
+            return self._seen_at[step]
         generator = torch.Generator().manual_seed(self.push.seed + 4 + step)
         came = shuffled(given, self.push.probed.batch, self.push.seed) if self.task.shuffled else given
         inputs = (
             mixed(came, self.push.probed.batch, generator) if self.task.fresh else jittered(came, JITTER, generator)
         )
         inputs = [x if x is old else x.detach() for old, x in zip(given, inputs, strict=True)]
-        if (len(self._told) + 1) * sum(x.numel() * x.element_size() for x in inputs) <= KEPT:
-            self._told[step] = inputs
+        if (len(self._seen_at) + 1) * sum(x.numel() * x.element_size() for x in inputs) <= KEPT:
+            self._seen_at[step] = inputs
         return inputs
 
     def moved(self) -> bool:
@@ -246,15 +246,14 @@ class Course:
         for loss in self.run(values, rate, steps):
             losses.append(loss)
             if len(losses) >= LAST and self.gone(median(losses[-LAST:])) >= enough:
-                self.ended.setdefault(who, set()).add(rate)
-                return self.gone(median(losses[-LAST:]))
-        if len(losses) < steps + 1:  # broke off
-            losses = losses[:1]
+                break
         else:
-            self.ended.setdefault(who, set()).add(rate)
+            if len(losses) < steps + 1:  # broke off
+                return self.gone(losses[0]) if losses else -math.inf
             if who < 0 and steps == self.steps:
                 self.most = max(self.most, median(losses[-LAST:]))
-        return self.gone(median(losses[-LAST:])) if losses else -math.inf
+        self.ended.setdefault(who, set()).add(rate)
+        return self.gone(median(losses[-LAST:]))
 
     def best(
         self,
@@ -263,11 +262,11 @@ class Course:
         rates: Iterable[float],
         enough: float,
         steps: int,
-        settled: Callable[[float], bool] | None = None,
+        decided: Callable[[float], bool] | None = None,
     ) -> float:
-        """Return :meth:`at_rate` at the best of ``rates``, the boldest first; ``who`` starts is remembered with what suited it.
+        """Return :meth:`at_rate` at the best of ``rates``, in this order; ``who`` starts is remembered with what suited it.
 
-        Where one does no better than the one before, the gentler ones are left out, and where progress is ``settled`` all further ones.
+        Where one does no better than the one before, the gentler ones are left out, and where progress is ``decided`` all further ones.
         """
         best, before = -math.inf, math.inf
         for rate in rates:
@@ -275,7 +274,7 @@ class Course:
             self.suits.setdefault(who, {})[rate] = found
             worse = found <= before < math.inf
             best = max(best, found)
-            if best >= enough or worse or (settled is not None and settled(best)):
+            if best >= enough or worse or (decided is not None and decided(best)):
                 break
             before = found if rate in self.ended.get(who, ()) else math.inf
         return best
@@ -289,10 +288,10 @@ class Course:
         at: int,
         values: StartValues,
         rates: Iterable[float] = COPY_RATES,
-        settled: Callable[[float], bool] | None = None,
+        decided: Callable[[float], bool] | None = None,
     ) -> float:
-        """Return what progress the repaired copy ``at`` makes at the best of ``rates``, or at the first that is ``settled``."""
-        return self.best(at, values, rates, self.done, self.steps, settled)
+        """Return what progress the repaired copy ``at`` makes at the best of ``rates``, or at the first that is ``decided``."""
+        return self.best(at, values, rates, self.done, self.steps, decided)
 
     @property
     def suited(self) -> tuple[float, ...]:

@@ -41,9 +41,8 @@ def shuffled(inputs: Sequence[Tensor], batch: int | None, seed: int) -> list[Ten
     """Return ``inputs`` with every sample in the place of another one, the same for all tensors and always the same."""
     ring = torch.randperm(batch or 1, generator=torch.Generator().manual_seed(seed + 4))
     order = torch.empty_like(ring)
-    order[ring] = ring.roll(
-        1
-    )  # one ring through all of them: a permutation alone leaves one sample where it is, and both of two
+    # One ring through all of them: a permutation alone leaves one sample where it is, and both of two.
+    order[ring] = ring.roll(1)
     found = []
     for x in inputs:
         dim = sample_dim(x, batch) if is_dense(x) else None

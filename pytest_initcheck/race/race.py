@@ -127,7 +127,7 @@ def race(
                 found = replace(again, by_heart=found.heats[0].gone)
         # What follows no input can say the same as another one that follows none.
         if tasks and found.unbeaten and not stands and teacher is not None and (values := copies.other(teacher)):
-            course = Course(push, replace(taught(push), beside=tasks[0].beside), spent, steps, teacher=values)
+            course = Course(push, replace(taught(push), own_losses=tasks[0].own_losses), spent, steps, teacher=values)
             again = _raced(push, [course], copies, spent, accused=accused)
             found = found if again.outcome == "open" else again
         return replace(found, passes=spent.passes, runs=spent.runs)
@@ -229,8 +229,8 @@ def _standing(course: Course, copies: Copies, *, accused: bool, stands: bool) ->
     if not one.masters and not (stands and one.own < CLEAR * course.informative):
         for at, each in enumerate(copies.every()):
             try:
-                settled = one.out_of_reach if accused else None
-                one.copies[at] = course.of_copy(at, each.values, settled=settled)
+                decided = one.out_of_reach if accused else None
+                one.copies[at] = course.of_copy(at, each.values, decided=decided)
             except TooLong:
                 if not accused or not course.ended.keys() & {at, *one.copies}:
                     raise

@@ -51,7 +51,7 @@ class Task:
         taught: whether what is to be learned is what the model itself says from other start values, which ``loss`` is given in place of
             the inputs.
         shuffled: whether every sample comes in the place of another one, so that what is to be learned has nothing to do with it.
-        beside: outputs of one number that are made small along with it, and are no part of the progress.
+        own_losses: outputs of one number that are made small along with it, and are no part of the progress.
     """
 
     name: str
@@ -60,7 +60,7 @@ class Task:
     fresh: bool = True
     taught: bool = False
     shuffled: bool = False
-    beside: tuple[int, ...] = ()
+    own_losses: tuple[int, ...] = ()
 
 
 def tasks(push: Push, loss: Loss | None = None, *, offsets: bool = False) -> list[Task]:
@@ -83,7 +83,7 @@ def tasks(push: Push, loss: Loss | None = None, *, offsets: bool = False) -> lis
         return []
     start = push.start
     if push.probed.primary in scored and (ids := token_ids(push, start)) is not None:
-        return [replace(_tokens(push, start, ids), beside=_beside(push, scored))]
+        return [replace(_tokens(push, start, ids), own_losses=_own_losses(push, scored))]
     found = []
     if (
         push.probed.primary in scored
@@ -94,11 +94,11 @@ def tasks(push: Push, loss: Loss | None = None, *, offsets: bool = False) -> lis
         found.append(_classes(push, start))
     if not found or _form(start) == "scores":
         found.append(_regression(push, scored, offsets=offsets))
-    beside = _beside(push, scored)
-    return [replace(task, beside=beside) for task in found]
+    own = _own_losses(push, scored)
+    return [replace(task, own_losses=own) for task in found]
 
 
-def _beside(push: Push, scored: Sequence[int]) -> tuple[int, ...]:
+def _own_losses(push: Push, scored: Sequence[int]) -> tuple[int, ...]:
     """Outputs of one number that parameters learn from which learn from no samples: losses that the model makes itself, as of a codebook.
 
     A loss of what the other outputs say would pull them elsewhere than the task.

@@ -146,8 +146,15 @@ def _unbeaten(f: Finding, race: Race) -> Finding:
     """The same, less than an error where it rests on how well a task is learned, and nobody learns any."""
     if f.severity != "error" or not _by_learning(f, race):
         return f
-    summary = f"{f.summary}; but repaired copies learn no better"
-    return replace(f, severity=CONTESTED[f.rule], summary=summary, fix="")
+    but, cause = "but", f.cause
+    if f.rule == "unresponsive":
+        but = "but training moves it, and"
+        cause = (
+            "a few small steps do not show in the output, and many do: so it is where gradients are passed straight "
+            "through (a codebook, a rounding)"
+        )
+    summary = f"{f.summary}; {but} repaired copies learn no better"
+    return replace(f, severity=CONTESTED[f.rule], summary=summary, cause=cause, fix="")
 
 
 @rule(
