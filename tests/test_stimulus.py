@@ -69,6 +69,29 @@ def test_inputs_that_are_ignored_are_not(name: str):
     assert [f.rule for f in report.findings if f.severity == "error"] == ["input-blind"], report
 
 
+class NearestCode(nn.Module):
+    """An encoder whose output is exchanged for the nearest entry of a codebook, with the gradient passed straight through."""
+
+    def __init__(self, *, shut: bool) -> None:
+        super().__init__()
+        self.encoder, self.book, self.decoder = nn.Linear(20, 16), nn.Embedding(64, 16), nn.Linear(16, 20)
+        nn.init.uniform_(self.book.weight, -1 / 64, 1 / 64)
+        self.shut = shut
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        z = self.encoder(x * 0 if self.shut else x)
+        code = self.book(torch.cdist(z, self.book.weight).argmin(1))
+        return self.decoder(z + (code - z).detach()), (code - z.detach()).square().mean()
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_one_sample_that_a_little_noise_leaves_in_its_code_is_heard(seed: int):
+    torch.manual_seed(seed)
+    x = torch.randn(1, 20)
+    assert "input-blind" not in {f.rule for f in check_init(NearestCode(shut=False), x).findings}
+    assert "input-blind" in {f.rule for f in check_init(NearestCode(shut=True), x).findings if f.severity == "error"}
+
+
 def test_one_sample_of_integers_cannot_be_disturbed_and_that_is_said():
     encoding, width, inputs = ENCODINGS["one-hot"]
     report = check_init(lambda: Reads(encoding, width, ignores=True), inputs[:1])

@@ -36,6 +36,8 @@ _OPERANDS: Mapping[str, tuple[str, ...]] = {
 }
 #: Columns that are enough to tell most rows apart.
 _SCREEN = 64
+#: Elements of a weight that are copied at a time.
+_AT_ONCE = 1 << 24
 _NORMS = frozenset(("layer_norm", "rms_norm", "group_norm", "batch_norm", "instance_norm"))
 
 
@@ -286,16 +288,15 @@ def twin_rows(parameter: Tensor, use: Use) -> float:
         if per_group < 2 or not _meets_again(w, use.out_dim, use.groups):
             return 0.0
         rows = w.movedim(use.out_dim, 0).reshape(units, -1)
-        rows = rows.float() if rows.dtype in (torch.float16, torch.bfloat16) else rows
         if rows.shape[1] > 4 * _SCREEN and not len(_alike(rows[:, :_SCREEN], use.groups)[0]):
             return 0.0
-        first, second = _alike(rows, use.groups)
-        if not len(first):
-            return 0.0
-        equal = (rows[first] == rows[second]).all(1) & (rows[first] != 0).any(1)
         twins = torch.zeros(units, dtype=torch.bool, device=rows.device)
-        twins[first[equal]] = True
-        twins[second[equal]] = True
+        several = max(_AT_ONCE // rows.shape[1], 1)
+        for first, second in zip(*(found.split(several) for found in _alike(rows, use.groups)), strict=True):
+            own = rows[first]
+            equal = (own == rows[second]).all(1) & (own != 0).any(1)
+            twins[first[equal]] = True
+            twins[second[equal]] = True
         return float(twins.double().mean())
 
 
@@ -313,7 +314,12 @@ def _alike(rows: Tensor, groups: int) -> tuple[Tensor, Tensor]:
     per_group = rows.shape[0] // groups
     generator = torch.Generator().manual_seed(0)
     direction = torch.rand(rows.shape[1], generator=generator, dtype=torch.float32, device="cpu")
-    keys, order = (rows @ direction.to(rows)).view(groups, per_group).sort(dim=1)
+    half = rows.dtype in (torch.float16, torch.bfloat16)
+    direction = direction.to(rows.device) if half else direction.to(rows)
+    # Of half-precision rows, which are summed in single precision, a few at a time.
+    parts = rows.split(max(_AT_ONCE // rows.shape[1], 1)) if half else [rows]
+    summed = torch.cat([(part.float() if half else part) @ direction for part in parts])
+    keys, order = summed.view(groups, per_group).sort(dim=1)
     index = order + per_group * torch.arange(groups, device=order.device).view(-1, 1)
     # Rounding may differ between equal rows by where they lie in the matrix, hence not ==.
     near = (keys[:, 1:] - keys[:, :-1]) <= 1e-5 * keys.abs().amax()

@@ -176,12 +176,11 @@ def kurtosis(tensors: Sequence[Tensor]) -> list[float | None]:
     found: list[Tensor | tuple[float, ...]] = []
     with torch.no_grad():
         for tensor in tensors:
-            x = _real(gathered(tensor.detach()))
+            x = _part_of(gathered(tensor.detach()))
             if x is None or x.numel() < 2 or x.device.type == "meta":
                 found.append((math.nan,))
                 continue
-            flat = _flat(x)
-            centred = _sampled(flat).double()
+            centred = x.double()
             centred = centred - centred.mean()
             square = (centred / centred.abs().amax()).square()
             found.append((square.square().mean() / square.mean().square()).reshape(1))
@@ -191,11 +190,11 @@ def kurtosis(tensors: Sequence[Tensor]) -> list[float | None]:
 def histogram(tensor: Tensor) -> Histogram | None:
     """Return how the finite values of ``tensor`` are spread; ``None`` where fewer than two differ."""
     with torch.no_grad():
-        x = _real(tensor.detach())
+        x = _part_of(tensor.detach())
         if x is None or x.numel() < 2 or x.device.type == "meta":
             return None
         # On the CPU: not every accelerator counts into bins deterministically, and torch may have been told to insist.
-        values = _sampled(_flat(x)).cpu().double().reshape(-1)
+        values = x.cpu().double().reshape(-1)
         values = values[values.isfinite()]
         if values.numel() < 2:
             return None
@@ -227,6 +226,14 @@ def _real(x: Tensor) -> Tensor | None:
     if x.dtype not in (torch.float32, torch.float64):
         x = x.float()
     return x
+
+
+def _part_of(x: Tensor) -> Tensor | None:
+    """As :func:`_real`, of a large tensor the runs across it that :func:`_sampled` takes; where it can, it converts no more than these."""
+    if x.is_floating_point() and x.layout is torch.strided and not x.is_nested:
+        return _real(_sampled(_flat(x)))
+    real = _real(x)
+    return None if real is None else _sampled(_flat(real))
 
 
 def _flat(x: Tensor) -> Tensor:

@@ -35,6 +35,8 @@ EPSILON = 1e-8
 LOUD_GRADIENT = 1e3 * EPSILON
 #: What is said where it is not known that any disturbance of the inputs arrived.
 UNHEARD = "no disturbance of the inputs is known to arrive: whether the output follows them was not judged"
+#: Other inputs of the size of the given ones that are tried where there are no samples to exchange.
+AFAR = 3
 #: Elements that are taken to double precision at a time.
 BLOCK = 1 << 20
 
@@ -234,7 +236,8 @@ def _read_off(push: Push, *, oversized: bool) -> _Heard | None:
 def _heard(push: Push, start: Tensor) -> _Heard:
     """Disturb the inputs a little, and where that changes nothing (integers; a choice of the largest), exchange samples.
 
-    A stimulus that did not arrive is not a response of zero: then nothing is said of the response.
+    Where there are none to exchange, the inputs are disturbed as much as they are large. A stimulus that did not arrive is not a
+    response of zero: then nothing is said of the response.
     """
     if start.ndim == 0 or rms(centred(start, push.probed.batch)) == 0:
         return _Heard()
@@ -244,14 +247,24 @@ def _heard(push: Push, start: Tensor) -> _Heard:
         known = _Heard(heard, None if little is None or heard is None else little.size)
         if heard is not None and not heard < thresholds.DEAF:
             return known
-        if push.swapped is None:
-            return known if heard is not None or little is None else _Heard(unseen=(UNHEARD,))
         try:
-            much = push.swapped()
+            if push.swapped is not None:
+                much = push.swapped()
+            elif push.disturbed is None or heard is None:
+                return known if heard is not None or little is None else _Heard(unseen=(UNHEARD,))
+            else:
+                # What rounds, or looks up the nearest of a few entries, may return the same for one of them.
+                draws = [push.disturbed(1.0, draw) for draw in range(AFAR)]
+                much = max(draws, key=lambda other: _heard_at_all(push, start, other))
         except ProbeError as error:
             return _Heard(unseen=(f"{UNHEARD}: {error}",))
     heard = _sensitivity(push, start, much)
-    return _Heard(unseen=(UNHEARD,)) if heard is None else _Heard(heard, much.size)
+    return _Heard(unseen=(UNHEARD,)) if heard is None or not math.isfinite(heard) else _Heard(heard, much.size)
+
+
+def _heard_at_all(push: Push, start: Tensor, other: Disturbed) -> float:
+    found = _sensitivity(push, start, other)
+    return found if found is not None and math.isfinite(found) else -1.0
 
 
 def _calmed(push: Push, sensitivity: float) -> float:

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,12 @@ from ..sharding.layout import gathered, spread_as
 from .exchange import Disturbed, exchanged, replaced
 
 
+class Disturbs(Protocol):
+    """One pass with the inputs disturbed by ``size`` of their RMS, each draw in its own way."""
+
+    def __call__(self, size: float, draw: int = 0) -> Disturbed: ...
+
+
 @dataclass(frozen=True)
 class Push:
     """A probed model that can be run again, disturbed, stepped, and put back; made by :func:`push_of`.
@@ -32,7 +38,7 @@ class Push:
         probed: the model, how it was called, and what the probe saw of it.
         guard: undoes whatever is done to the model.
         parameters: trainable parameters by name.
-        disturbed: one pass with the inputs disturbed by this much of their RMS; ``None`` where none can be.
+        disturbed: one pass with the inputs disturbed by this much of their RMS, each draw in its own way; ``None`` where none can be.
         swapped: one pass with every sample in another one's place; ``None`` where no input differs over the samples.
         seed: seed of targets and disturbances.
     """
@@ -40,7 +46,7 @@ class Push:
     probed: Probed
     guard: Guard
     parameters: Mapping[str, nn.Parameter]
-    disturbed: Callable[[float], Disturbed] | None
+    disturbed: Disturbs | None
     seed: int = 0
     swapped: Callable[[], Disturbed] | None = None
 
@@ -76,12 +82,12 @@ def push_of(probed: Probed, guard: Guard, *, seed: int = 0) -> Push:
     return Push(probed, guard, named_trainable(probed.model), disturbed, seed, swapped)
 
 
-def _disturber(probed: Probed, seed: int, given: Sequence[Tensor]) -> Callable[[float], Disturbed] | None:
+def _disturber(probed: Probed, seed: int, given: Sequence[Tensor]) -> Disturbs | None:
     """Noise on the floating inputs; where all inputs are ids, on what the layers that take them return."""
     if any(disturbable(t) for t in given):
 
-        def on_inputs(size: float) -> Disturbed:
-            generator = torch.Generator().manual_seed(seed + 2)
+        def on_inputs(size: float, draw: int = 0) -> Disturbed:
+            generator = torch.Generator().manual_seed(seed + 2 + draw)
             swap = {id(t): noisy(t, size, generator) for t in probed.inputs() if disturbable(t)}
             arrived: set[int] = set()
             args, kwargs = (replaced(part, swap, arrived) for part in (probed.call.args, probed.call.kwargs))
@@ -91,8 +97,8 @@ def _disturber(probed: Probed, seed: int, given: Sequence[Tensor]) -> Callable[[
     if not any(not t.is_floating_point() and not t.is_complex() for t in given):
         return None
 
-    def on_embeddings(size: float) -> Disturbed:
-        generator = torch.Generator().manual_seed(seed + 2)
+    def on_embeddings(size: float, draw: int = 0) -> Disturbed:
+        generator = torch.Generator().manual_seed(seed + 2 + draw)
         with _noise_behind_ids(size, generator) as reached:
             return Disturbed(probed.rerun(), size if reached else 0.0)
 

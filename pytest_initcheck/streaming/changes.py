@@ -16,18 +16,18 @@ CHUNK = 1 << 22
 
 @dataclass(frozen=True, slots=True)
 class Signs:
-    """A direction of one tensor: one bit a weight and one size for all, a second bit where some weights stay.
+    """A direction of one tensor: one bit a weight, one size for all, and which weights stay.
 
     Attributes:
         shape: of the tensor.
         positive: a bit for each weight, packed in chunks.
-        moved: likewise, whether it moves at all; ``None`` where all do.
+        still: of each chunk, the places that do not move, as ``int32``; where that takes more memory, a packed bit for each that moves.
         size: of the step, against an optimizer's.
     """
 
     shape: tuple[int, ...]
     positive: tuple[Tensor, ...]
-    moved: tuple[Tensor, ...] | None
+    still: tuple[Tensor, ...]
     size: float
 
     def add_to(self, target: Tensor) -> None:
@@ -38,8 +38,10 @@ class Signs:
         assert into is not None
         for i, chunk in enumerate(into.split(CHUNK)):
             step = _unpacked(self.positive[i], chunk.numel()).to(target.dtype).mul_(2).sub_(1)
-            if self.moved is not None:
-                step.mul_(_unpacked(self.moved[i], chunk.numel()))
+            if self.still[i].dtype is torch.int32:
+                step.index_fill_(0, self.still[i].long(), 0)
+            else:
+                step.mul_(_unpacked(self.still[i], chunk.numel()))
             if self.size != 1.0:
                 step.mul_(self.size)
             if flat is not None:
@@ -64,15 +66,13 @@ class Exact:
 def signs_of(gradient: Tensor, size: float = 1.0) -> Signs:
     """Return the signs of ``gradient``, which is not changed."""
     positive: list[Tensor] = []
-    moved: list[Tensor] = []
-    still = False
+    still: list[Tensor] = []
     for chunk in gradient.reshape(-1).split(CHUNK):
         positive.append(_packed(chunk > 0))
-        here = chunk != 0
-        if still or not bool(here.all()):
-            still = True
-        moved.append(_packed(here))
-    return Signs(tuple(gradient.shape), tuple(positive), tuple(moved) if still else None, size)
+        moves = chunk != 0
+        few = 32 * (moves.numel() - int(moves.count_nonzero())) <= moves.numel()
+        still.append(moves.logical_not_().nonzero().view(-1).int() if few else _packed(moves))
+    return Signs(tuple(gradient.shape), tuple(positive), tuple(still), size)
 
 
 def _packed(flags: Tensor) -> Tensor:
