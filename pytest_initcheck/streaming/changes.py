@@ -12,6 +12,8 @@ from .. import thresholds
 
 #: Elements that are packed at a time.
 CHUNK = 1 << 22
+#: Weights of which one stays, or fewer, where the places of those that do take no more memory than a bit for each weight.
+FEW = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,36 +22,38 @@ class Signs:
 
     Attributes:
         shape: of the tensor.
-        positive: a bit for each weight, packed in chunks.
-        still: of each chunk, the places that do not move, as ``int32``; where that takes more memory, a packed bit for each that moves.
+        positive: a bit for each weight, packed chunk after chunk.
+        still: the places of those that stay, where they are few.
+        moves: else a bit for each that does not, packed likewise; ``None`` where they are few.
         size: of the step, against an optimizer's.
     """
 
     shape: tuple[int, ...]
-    positive: tuple[Tensor, ...]
-    still: tuple[Tensor, ...]
+    positive: Tensor
+    still: Tensor
+    moves: Tensor | None
     size: float
 
     def add_to(self, target: Tensor) -> None:
         """Step ``target`` by it."""
-        flat = target.view(-1) if target.is_contiguous() else None
-        whole = None if flat is not None else torch.empty(self.shape, dtype=target.dtype, device=target.device).view(-1)
-        into = flat if flat is not None else whole
-        assert into is not None
-        for i, chunk in enumerate(into.split(CHUNK)):
-            step = _unpacked(self.positive[i], chunk.numel()).to(target.dtype).mul_(2).sub_(1)
-            if self.still[i].dtype is torch.int32:
-                step.index_fill_(0, self.still[i].long(), 0)
-            else:
-                step.mul_(_unpacked(self.still[i], chunk.numel()))
+        if target.is_contiguous():
+            self._add_to(target.view(-1))
+        else:
+            step = torch.zeros(self.shape, dtype=target.dtype, device=target.device)
+            self._add_to(step.view(-1), alpha=1.0)
+            target.add_(step, alpha=thresholds.STEP)
+
+    def _add_to(self, flat: Tensor, alpha: float = thresholds.STEP) -> None:
+        stays = flat[self.still]
+        for i, chunk in enumerate(flat.split(CHUNK)):
+            bits = slice(i * CHUNK // 8, (i + 1) * CHUNK // 8)
+            step = _unpacked(self.positive[bits], chunk.numel()).to(flat.dtype).mul_(2).sub_(1)
+            if self.moves is not None:
+                step.mul_(_unpacked(self.moves[bits], chunk.numel()))
             if self.size != 1.0:
                 step.mul_(self.size)
-            if flat is not None:
-                chunk.add_(step, alpha=thresholds.STEP)
-            else:
-                chunk.copy_(step)
-        if whole is not None:
-            target.add_(whole.view(self.shape), alpha=thresholds.STEP)
+            chunk.add_(step, alpha=alpha)
+        flat[self.still] = stays
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,14 +69,21 @@ class Exact:
 
 def signs_of(gradient: Tensor, size: float = 1.0) -> Signs:
     """Return the signs of ``gradient``, which is not changed."""
-    positive: list[Tensor] = []
+    # One tensor for all chunks: many that stay, between those that come and go, would keep the memory of these.
+    flat = gradient.reshape(-1)
+    positive = flat.new_empty(-(-flat.numel() // 8), dtype=torch.uint8)
+    few = FEW * (flat.numel() - sum(int(chunk.count_nonzero()) for chunk in flat.split(CHUNK))) <= flat.numel()
+    moves = None if few else torch.empty_like(positive)
     still: list[Tensor] = []
-    for chunk in gradient.reshape(-1).split(CHUNK):
-        positive.append(_packed(chunk > 0))
-        moves = chunk != 0
-        few = 32 * (moves.numel() - int(moves.count_nonzero())) <= moves.numel()
-        still.append(moves.logical_not_().nonzero().view(-1).int() if few else _packed(moves))
-    return Signs(tuple(gradient.shape), tuple(positive), tuple(still), size)
+    for i, chunk in enumerate(flat.split(CHUNK)):
+        bits = slice(i * CHUNK // 8, (i + 1) * CHUNK // 8)
+        positive[bits] = _packed(chunk > 0)
+        if moves is None:
+            still.append((chunk == 0).nonzero().view(-1) + i * CHUNK)
+        else:
+            moves[bits] = _packed(chunk != 0)
+    places = torch.cat(still) if still else flat.new_empty(0, dtype=torch.int64)
+    return Signs(tuple(gradient.shape), positive, places, moves, size)
 
 
 def _packed(flags: Tensor) -> Tensor:
