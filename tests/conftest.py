@@ -36,6 +36,21 @@ def pytest_itemcollected(item: pytest.Item) -> None:
         item.add_marker(pytest.mark.slow)
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Refuse an id in ``always(ids...)`` that no case has: its test would be left to the sweeps."""
+    if any("[" in argument for argument in config.args):  # single cases were named
+        return
+    wanted = {
+        (item.nodeid.partition("[")[0], name)
+        for item in items
+        if (mark := item.get_closest_marker("always")) is not None
+        for name in mark.args
+    }
+    known = {(item.nodeid.partition("[")[0], item.nodeid.partition("[")[2].removesuffix("]")) for item in items}
+    if lost := sorted(f"{test}[{name}]" for test, name in wanted - known):
+        raise pytest.UsageError(f"always() names cases that are not there: {', '.join(lost)}")
+
+
 MODELS = """
 from torch import nn
 

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from pytest_initcheck import check_init, thresholds
 from pytest_initcheck.probing.probe import OutputChanged, centred
-from pytest_initcheck.response.ask import EPSILON, ask, common, natural_unit
+from pytest_initcheck.response.ask import ask, natural_unit
 from pytest_initcheck.response.perturb import Push, rms
+from pytest_initcheck.response.stepping import EPSILON, common
 
 Pushed = Callable[..., Push]
 STEP = thresholds.STEP

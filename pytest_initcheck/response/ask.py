@@ -7,8 +7,7 @@ to look, and which of these numbers is a fault, stands in :mod:`~pytest_initchec
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -16,29 +15,14 @@ from torch import Tensor
 
 from .. import thresholds
 from ..errors import ProbeError
-from ..probing.memory import storage_key
-from ..probing.probe import OutputChanged, centred, gradients
-from ..probing.statistics import read_back
+from ..probing.probe import OutputChanged, centred
 from ..records import Response
-from ..sharding.layout import gathered, local
-from ..sharding.world import current
-from .adam import blocks
 from .drawn import given_draws, samples
-from .exchange import Disturbed
 from .fit import fit, token_ids
+from .hearing import Heard, calmed, heard_of, read_off
 from .mixing import Mixing, mixing
 from .perturb import Push, rms
-
-#: What Adam adds to the size of a gradient before it divides by it; a gradient far below moves nothing.
-EPSILON = 1e-8
-#: Mean size of a gradient from which on that is no longer felt.
-LOUD_GRADIENT = 1e3 * EPSILON
-#: What is said where it is not known that any disturbance of the inputs arrived.
-UNHEARD = "no disturbance of the inputs is known to arrive: whether the output follows them was not judged"
-#: Other inputs of the size of the given ones that are tried where there are no samples to exchange.
-AFAR = 3
-#: Elements that are taken to double precision at a time.
-BLOCK = 1 << 20
+from .stepping import Stepped, Steps, first_step, slopes_of, steps_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,18 +38,6 @@ class Answer:
     response: Response
     wakes: Mapping[str, bool] = field(default_factory=dict)
     unseen: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class _Steps:
-    """What a few optimizer-sized steps did: see the fields of the same names in Response and Answer."""
-
-    movement: tuple[float, ...]
-    predicted: float | None
-    alignment: float | None
-    sensitivity_later: float | None
-    wakes: Mapping[str, bool]
-    unseen: tuple[str, ...]
 
 
 def ask(push: Push, *, suspicious: bool = False, oversized: bool = True) -> Answer:
@@ -86,17 +58,17 @@ def ask(push: Push, *, suspicious: bool = False, oversized: bool = True) -> Answ
     smaller = residual = fit_steps = token_fit = cut = None
     plain = not suspicious and varying >= thresholds.VARIED * size
     mixed, heard, stepped = _first_look(
-        push, lambda: (_read_off(push, oversized=oversized) if plain else None) or _heard(push, start)
+        push, lambda: (read_off(push, oversized=oversized) if plain else None) or heard_of(push, start)
     )
     sensitivity = heard.sensitivity
     if oversized and sensitivity is not None and sensitivity > thresholds.CHAOTIC:
         if push.streamed is not None:
             push.restore()
-        smaller = _calmed(push, sensitivity)
+        smaller = calmed(push, sensitivity)
         if push.streamed is not None:
             push.streamed.step()
     deaf = sensitivity is not None and sensitivity < thresholds.DEAF
-    steps = _steps(push, unit, quiet=thresholds.SILENT * reach, deaf=deaf, first=stepped)
+    steps = steps_of(push, unit, quiet=thresholds.SILENT * reach, deaf=deaf, first=stepped)
     drawn = False
     if deaf or not _moves(steps, thresholds.SILENT * reach * unit):
         heard, steps, drawn = _drawn(push, unit, heard, steps, thresholds.SILENT * reach)
@@ -185,289 +157,22 @@ def _reach(push: Push, size: float, varying: float) -> float:
     return max(narrow * small, thresholds.FAINT)
 
 
-def _correlation(a: Tensor, b: Tensor) -> float:
-    """Cosine of two tensors of one shape, in double precision block by block; 0.0 where one is zero or not finite."""
-    scale = float(a.abs().max()) if a.numel() else 0.0
-    if scale == 0 or not math.isfinite(scale):
-        return 0.0
-    both = left = right = 0.0
-    for x, y in zip(a.flatten().split(BLOCK), b.flatten().split(BLOCK), strict=True):
-        x, y = x.double() / scale, y.double()
-        both += float(torch.dot(x, y))
-        left += float(torch.dot(x, x))
-        right += float(torch.dot(y, y))
-    return both / max(math.sqrt(left * right), 1e-300)
-
-
-def _sensitivity(push: Push, start: Tensor, moved: Disturbed | None) -> float | None:
-    """Relative change of the output over relative change of the input; ``None`` where no change arrived, or nothing varies."""
-    if moved is None or moved.size == 0:
-        return None
-    now, batch = moved.outputs[push.probed.primary], push.probed.batch
-    scale = rms(centred(start, batch))
-    if scale == 0 or now.shape != start.shape:
-        return None
-    return rms(centred(now, batch) - centred(start, batch)) / scale / moved.size
-
-
-@dataclass(frozen=True, slots=True)
-class _Heard:
-    """What the output makes of other inputs: see the fields of the same names in Response and Answer."""
-
-    sensitivity: float | None = None
-    disturbance: float | None = None
-    unseen: tuple[str, ...] = ()
-
-
-def _read_off(push: Push, *, oversized: bool) -> _Heard | None:
-    """What the probe's own gradient tells, where that is far from every bound; a pass is spent on all others.
-
-    It knows nothing of rounding, nor of how far its slope holds: so it is not asked about outputs that hardly vary, nor where a scale is off.
-    """
-    followed = push.probed.followed
-    if followed is None or push.start.ndim == 0:
-        return None
-    low, high = thresholds.DEAF * thresholds.PLAINLY, thresholds.CHAOTIC / thresholds.PLAINLY
-    # Chaos of weights that are no larger than theory asks for is the architecture's, however much of it there is.
-    chaotic = followed > thresholds.CHAOTIC * thresholds.PLAINLY and not oversized
-    return _Heard(followed, 0.0) if chaotic or low < followed < high else None
-
-
-def _heard(push: Push, start: Tensor) -> _Heard:
-    """Disturb the inputs a little, and where that changes nothing (integers; a choice of the largest), exchange samples.
-
-    Where there are none to exchange, the inputs are disturbed as much as they are large. A stimulus that did not arrive is not a
-    response of zero: then nothing is said of the response.
-    """
-    if start.ndim == 0 or rms(centred(start, push.probed.batch)) == 0:
-        return _Heard()
-    with torch.no_grad():
-        little = None if push.disturbed is None else push.disturbed(thresholds.DISTURBANCE)
-        heard = _sensitivity(push, start, little)
-        known = _Heard(heard, None if little is None or heard is None else little.size)
-        if heard is not None and not heard < thresholds.DEAF:
-            return known
-        try:
-            if push.swapped is not None:
-                much = push.swapped()
-            elif push.disturbed is None or heard is None:
-                return known if heard is not None or little is None else _Heard(unseen=(UNHEARD,))
-            else:
-                # What rounds, or looks up the nearest of a few entries, may return the same for one of them.
-                draws = [push.disturbed(1.0, draw) for draw in range(AFAR)]
-                much = max(draws, key=lambda other: _heard_at_all(push, start, other))
-        except ProbeError as error:
-            return _Heard(unseen=(f"{UNHEARD}: {error}",))
-    heard = _sensitivity(push, start, much)
-    return _Heard(unseen=(UNHEARD,)) if heard is None or not math.isfinite(heard) else _Heard(heard, much.size)
-
-
-def _heard_at_all(push: Push, start: Tensor, other: Disturbed) -> float:
-    found = _sensitivity(push, start, other)
-    return found if found is not None and math.isfinite(found) else -1.0
-
-
-def _calmed(push: Push, sensitivity: float) -> float:
-    """The smallest sensitivity that the same network has with its weights scaled down.
-
-    Chaos that another init would cure is a fault of the init; chaos that survives any scale (a stack of batch norms) is
-    the architecture's, and those train.
-    """
-    best = sensitivity
-    weights = [p for p in push.parameters.values() if p.ndim > 1]
-    if not weights:  # those that are too large are frozen, or none is trained but vectors
-        return best
-    with torch.no_grad():
-        for _ in range(5):
-            if push.streamed is not None:
-                push.streamed.shrink(0.5)
-            else:
-                torch._foreach_mul_([local(w.data) for w in weights], 0.5)
-            start = push.forward(graph=False)[push.probed.primary]
-            now = None if push.disturbed is None else _sensitivity(push, start, push.disturbed(thresholds.DISTURBANCE))
-            if now is not None and math.isfinite(now):
-                best = min(best, now)
-            if best < thresholds.CURED * sensitivity:
-                break
-    push.restore()
-    return best
-
-
-def _grad(push: Push, outputs: list[Tensor]) -> list[Tensor | None]:
-    pairs = [common(o, c.to(o.dtype)) for o, c in zip(outputs, push.probed.cotangents, strict=True) if o.requires_grad]
-    if not pairs:
-        return [None] * len(push.parameters)
-    signals = [c.clone() for _, c in pairs]  # a function of the user's may write to what it is given
-    if push.streamed is not None:
-        return push.streamed.slopes([o for o, _ in pairs], signals, push.probed.holds_graph)
-    return gradients(
-        [o for o, _ in pairs], list(push.parameters.values()), signals, retain_graph=push.probed.holds_graph
-    )
-
-
-def common(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the part of two tensors that both have: sizes may depend on weights or on randomness (durations, key points).
-
-    Raises:
-        OutputChanged: they have nothing in common.
-    """
-    if one.shape == other.shape:
-        return one, other
-    sizes = [min(a, b) for a, b in zip(one.shape, other.shape, strict=False)]
-    if one.dim() != other.dim() or 0 in sizes:
-        raise OutputChanged(f"an output of shape {list(one.shape)} cannot be compared with one of {list(other.shape)}")
-    part = tuple(slice(size) for size in sizes)
-    return one[part], other[part]
-
-
-def _silent(named: Iterable[tuple[str, Tensor | None]]) -> set[str]:
-    """Names of the parameters whose gradient is exactly zero."""
-    asked = [(n, local(g)) for n, g in named if g is not None and g.numel()]
-    zero = _all_zero([g for _, g in asked])
-    if (world := current()) is not None:
-        zero = world.every(zero)
-    return {n for (n, _), nothing in zip(asked, zero, strict=True) if nothing}
-
-
-def _all_zero(gradients: Sequence[Tensor]) -> list[bool]:
-    found = [not g.numel() for g in gradients]
-    near = {i for i, g in enumerate(gradients) if g.device.type == "cpu" or g.layout is not torch.strided}
-    far = [i for i, g in enumerate(gradients) if g.numel() and i not in near]
-    if far:  # where reading a number is dear, one transfer for all
-        norms = torch._foreach_norm([gradients[i] for i in far], math.inf)
-        for i, (peak,) in zip(far, read_back([n.reshape(1) for n in norms]), strict=True):
-            found[i] = peak == 0
-    for i in near:
-        if (gradient := gradients[i]).numel():
-            # Nearly always the first unit's gradient tells, and the rest need not be read.
-            first = gradient[0] if gradient.ndim > 1 else gradient
-            found[i] = not bool(first.any()) and not bool(gradient.any())
-    return found
-
-
-def _step(push: Push, gradients: Sequence[Tensor | None]) -> float:
-    """Move every parameter as Adam's first step does, by ``STEP`` along its gradient; return the gradients' L1 norm.
-
-    The gradients are overwritten: a second copy of the parameters would not fit the budget.
-    """
-    if push.streamed is not None:
-        return push.streamed.step()
-    present = [(p.data, g) for p, g in zip(push.parameters.values(), gradients, strict=True) if g is not None]
-    if not present:
-        return 0.0
-    slopes = _writable([g for _, g in present])
-    present = [(p, g) for (p, _), g in zip(present, slopes, strict=True)]
-    with torch.no_grad():
-        # Of sharded gradients one at a time, whose parts the ranks add up.
-        alone = current() is None
-        sizes = torch._foreach_norm(slopes, 1) if alone else [gathered(g.abs().sum()) for g in slopes]
-        norms = [n for (n,) in read_back([size.reshape(1) for size in sizes])]
-        for (parameter, slope), norm in zip(present, norms, strict=True):
-            loud = not norm < LOUD_GRADIENT * slope.numel()
-            for value, part in zip(blocks(local(parameter)), blocks(local(slope)), strict=True):
-                step = part.sgn_() if loud else part.div_(part.abs().add_(EPSILON))
-                value.add_(step.to(value.dtype), alpha=thresholds.STEP)
-    return sum(norms)
-
-
-def _writable(gradients: list[Tensor]) -> list[Tensor]:
-    """The gradients, those copied that share memory: ``a + b`` has one gradient for both, ``p.sum()`` one number for all."""
-    seen: set[int | None] = {None}
-    found: list[Tensor] = []
-    for gradient in gradients:
-        key = storage_key(gradient)
-        shared = key in seen or _expanded(gradient)
-        found.append(gradient.clone(memory_format=torch.contiguous_format) if shared else gradient)
-        seen.add(key)
-    return found
-
-
-def _expanded(tensor: Tensor) -> bool:
-    return any(stride == 0 and size > 1 for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
-
-
-@dataclass(frozen=True, slots=True)
-class _Stepped:
-    """The first step, taken: L1 norm of the gradients, which of them were exactly zero, and the outputs."""
-
-    total: float
-    silent: set[str]
-    outputs: list[Tensor]
-
-
-def _first_look(push: Push, hear: Callable[[], _Heard]) -> tuple[Mixing, _Heard, _Stepped | None]:
+def _first_look(push: Push, hear: Callable[[], Heard]) -> tuple[Mixing, Heard, Stepped | None]:
     """Samples exchanged and the inputs disturbed; of weights that come and go also the first step, in the same pass."""
     if push.streamed is None:
         return mixing(push), hear(), None
-    mixed, heard, stepped = push.streamed.together(lambda: mixing(push), hear, lambda: _first_step(push))
+    mixed, heard, stepped = push.streamed.together(lambda: mixing(push), hear, lambda: first_step(push))
     assert isinstance(mixed, Mixing)
-    assert isinstance(heard, _Heard)
-    assert isinstance(stepped, _Stepped)
+    assert isinstance(heard, Heard)
+    assert isinstance(stepped, Stepped)
     return mixed, heard, stepped
 
 
-def _first_step(push: Push) -> _Stepped:
-    slopes: list[Tensor | None] = [push.probed.gradients[name] for name in push.parameters]
-    push.probed.gradients.clear()  # a second copy of the parameters would not fit the budget
-    silent = _silent(zip(push.parameters, slopes, strict=True))
-    total = _step(push, slopes)
-    del slopes
-    return _Stepped(total, silent, push.forward(graph=bool(silent)))
-
-
-def _steps(push: Push, unit: float, *, quiet: float, deaf: bool, first: _Stepped | None = None) -> _Steps:
-    """Step along the gradient, again where a gradient was exactly zero, nothing moved (``quiet``), or no input is heard (``deaf``)."""
-    probed, start = push.probed, push.start
-    first = first or _first_step(push)
-    silent, total, outputs = first.silent, first.total, first.outputs
-    del first  # a graph hangs on its outputs
-    wakes = dict.fromkeys(silent, False)
-    direction = probed.cotangents[probed.primary]
-    movement: list[float] = []
-    unseen: dict[str, None] = {}
-    slopes: list[Tensor | None] = []
-    predicted = alignment = later = None
-    for look in range(thresholds.LOOKS):
-        more = look + 1 < thresholds.LOOKS
-        if look > 0:
-            total = _step(push, slopes)
-            slopes = []
-            outputs = push.forward(graph=more and bool(silent))
-        output = outputs[probed.primary].detach()
-        now, was = common(output, start)
-        if output.shape != start.shape:
-            sizes = f"{list(start.shape)} before, {list(output.shape)} after a step"
-            unseen[
-                f"the size of the output depends on the weights ({sizes}): its movement was judged on what is common"
-            ] = None
-        change = centred(now, probed.batch) - centred(was, probed.batch)
-        movement.append(rms(change))
-        if look == 0:
-            predicted, alignment = thresholds.STEP * total, _correlation(*common(change, direction))
-        still = movement[-1] < quiet * unit
-        if not more or not math.isfinite(movement[-1]) or not (silent or still or deaf):
-            break
-        if not any(o.requires_grad for o in outputs):
-            outputs = push.forward(graph=True)
-        slopes = _grad(push, outputs)
-        del outputs
-        left = _silent((n, g) for n, g in zip(push.parameters, slopes, strict=True) if n in silent)
-        wakes.update(dict.fromkeys(silent - left, True))
-        settled = not left or (left == silent and look > 0)
-        silent = left
-        if settled and not still and not deaf:
-            break
-    if deaf and math.isfinite(movement[-1]):
-        later = _heard(push, push.forward(graph=False)[probed.primary]).sensitivity
-    push.restore()
-    return _Steps(tuple(movement), predicted, alignment, later, wakes, tuple(unseen))
-
-
-def _moves(steps: _Steps, least: float) -> bool:
+def _moves(steps: Steps, least: float) -> bool:
     return bool(steps.movement) and not max(steps.movement) < least
 
 
-def _drawn(push: Push, unit: float, heard: _Heard, steps: _Steps, quiet: float) -> tuple[_Heard, _Steps, bool]:
+def _drawn(push: Push, unit: float, heard: Heard, steps: Steps, quiet: float) -> tuple[Heard, Steps, bool]:
     """Ask again, with what the model draws taken as given, then by what it drew; and whether that told more."""
     for other in (given_draws, samples):
         try:
@@ -475,11 +180,11 @@ def _drawn(push: Push, unit: float, heard: _Heard, steps: _Steps, quiet: float) 
             if asked is None:
                 continue
             outputs = asked.forward(graph=True)
-            asked.probed.gradients.update(zip(asked.parameters, _grad(asked, outputs), strict=True))
+            asked.probed.gradients.update(zip(asked.parameters, slopes_of(asked, outputs), strict=True))
             del outputs
-            again = _heard(asked, asked.start)
+            again = heard_of(asked, asked.start)
             deaf = again.sensitivity is not None and again.sensitivity < thresholds.DEAF
-            moved = _steps(asked, unit, quiet=quiet, deaf=deaf)
+            moved = steps_of(asked, unit, quiet=quiet, deaf=deaf)
         except ProbeError:  # what is drawn decides how much is returned
             push.restore()
             continue

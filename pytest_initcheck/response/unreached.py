@@ -8,9 +8,9 @@ from torch import nn
 from ..probing.backward import start
 from ..sharding.layout import gathered
 from .again import arrives
-from .ask import common
 from .perturb import Push, rms
 from .reads import AttributesRead
+from .stepping import common
 
 #: The first so many modules are asked one by one whether the output depends on their values; a forward pass each.
 ONE_BY_ONE = 12

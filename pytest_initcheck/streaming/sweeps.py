@@ -13,7 +13,7 @@ from ..probing.operands import Use, twin_rows
 from ..probing.statistics import kurtosis, measure, settle
 from ..probing.streamed import AsDrawn
 from ..records import Stats
-from ..response.ask import EPSILON, LOUD_GRADIENT
+from ..response.stepping import EPSILON, LOUD_GRADIENT
 from .changes import CHUNK, Exact, Shrink, Step, signs_of
 from .lanes import together
 from .weights import Weights
