@@ -29,7 +29,7 @@ from .probing.probe import histograms, run_probe
 from .probing.subject import PARALLEL
 from .race.course import STEPS
 from .race.race import race
-from .race.tasks import convicting, tasks
+from .race.tasks import asked
 from .records import ConstructionFault, Finding, Report, Trace
 from .response.perturb import push_of
 from .rules.blame import candidates
@@ -135,20 +135,15 @@ def _raced(measured: Measured, request: Request, findings: Iterable[Finding]) ->
             probed.gradients.clear()
             push = push_of(probed, guard, seed=settings.seed)
             accused = rules.raced.accused(errors)
-            wanted = tasks(push, loss, offsets=accused)
-            anew, last = _anew(measured, request), convicting(push) if loss is None else []
-            teacher = _anew(measured, request, other=1) if loss is None else None
             shown = race(
                 push,
-                anew,
+                _anew(measured, request),
                 edits,
-                wanted,
+                asked(push, loss, offsets=accused),
                 accused=accused,
                 stands=any(f.rule not in rules.raced.BY_LEARNING for f in errors),
                 steps=steps,
-                last=last,
-                beside=[] if loss is None else tasks(push),
-                teacher=teacher,
+                teacher=_anew(measured, request, other=1) if loss is None else None,
             )
         except ProbeError:
             return case

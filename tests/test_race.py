@@ -20,7 +20,7 @@ from pytest_initcheck.race.constant import best_constant
 from pytest_initcheck.race.course import COPY_RATES
 from pytest_initcheck.race.fresh import shuffled
 from pytest_initcheck.race.race import race
-from pytest_initcheck.race.tasks import tasks
+from pytest_initcheck.race.tasks import Asked, tasks
 from pytest_initcheck.race_records import Heat, Race
 from pytest_initcheck.records import Finding, Report, Response, Trace
 from pytest_initcheck.response.perturb import Push, push_of
@@ -178,7 +178,7 @@ def raced(model: nn.Module, inputs: Tensor, repair: Callable[[nn.Module], str], 
         guard.backup_parameters()
         probed = run_probe(model, call, guard=guard)
         push = push_of(probed, guard)
-        return race(push, repair, [], tasks(push), **{"accused": False, **kwargs})
+        return race(push, repair, [], Asked(tasks(push)), **{"accused": False, **kwargs})
 
 
 def healthy_copy(trial: nn.Module) -> str:

@@ -20,7 +20,7 @@ from ..race_records import Heat, Race
 from ..response.perturb import Push, rms
 from .copies import Copies, Repair
 from .course import LAST_HEAT, STEPS, Course, Spent, StartValues, TooLong, out_of_memory
-from .tasks import Task, taught
+from .tasks import Asked, Task, taught
 
 #: A copy does clearly better when the model comes less than this share of its way, which is what harm means.
 CLEAR = 0.5
@@ -78,14 +78,12 @@ def race(
     push: Push,
     whole: Repair,
     edits: Iterable[Repair],
-    tasks: Sequence[Task],
+    asked: Asked,
     *,
     accused: bool,
     stands: bool = False,
     steps: int = STEPS,
     limit: float = math.inf,
-    last: Sequence[Task] = (),
-    beside: Sequence[Task] = (),
     teacher: Repair | None = None,
 ) -> Race:
     """Return whether a repaired copy of a model learns clearly better than the model as it is, on every task.
@@ -94,41 +92,46 @@ def race(
         push: the model, its call and its parameters; they are put back before this returns, whatever happens.
         whole: initializes all of a copy.
         edits: what may repair a copy with less, the smallest first.
-        tasks: what is to be learned.
+        asked: what is to be learned.
         accused: whether the model fails unless the race takes that back, for which it must master a task or keep up on
             every one; a model that is only in doubt must be beaten on every one.
         stands: whether it does so even where no copy learns: then only its own progress can still clear it in the further steps.
         steps: optimizer steps of a heat.
         limit: passes that may be spent.
         teacher: initializes all of a copy to other values than ``whole``: what it says is to be learned where nothing else decided.
-        beside: tasks that ask for functions of inputs never seen, which can take back that an accused model learned the first of ``tasks``,
-            the user's loss, by heart.
-        last: tasks that can convict it, but clear it of nothing, for where there are no ``tasks`` or nobody learned any.
     """
     budget = push.probed.budget
     spent = Spent(limit, budget)
     copies = Copies(push, [whole, *list(edits)[:EDITS]])
     found: Race | None = None
+
+    def over(which: Iterable[Task], *, steps: int = steps, accused: bool = accused, stands: bool = False) -> Race:
+        courses = [Course(push, task, spent, steps) for task in which]
+        return _raced(push, courses, copies, spent, accused=accused, stands=stands)
+
     try:
-        found = _raced(push, [Course(push, task, spent, steps) for task in tasks], copies, spent, accused=accused)
-        if last and (found.unbeaten or (accused and not tasks)):
-            again = _raced(push, [Course(push, task, spent, steps) for task in last], copies, spent, accused=accused)
+        found = over(asked.first)
+        if asked.convicting and (found.unbeaten or (accused and not asked.first)):
+            again = over(asked.convicting)
             if again.outcome == "held":  # a bias does it, whatever is dead behind it
-                told = f"race: repaired copies learn {last[0].name} no better, and no task that its output admits could clear it"
+                name = asked.convicting[0].name
+                told = (
+                    f"race: repaired copies learn {name} no better, and no task that its output admits could clear it"
+                )
                 again = Race("open", told=told, unbeaten=True)
             found = again if again.outcome == "lost" or not found.unbeaten else found
-        if tasks and found.unbeaten and accused and steps >= STEPS:
-            courses = [Course(push, task, spent, LAST_HEAT) for task in tasks]
-            again = _raced(push, courses, copies, spent, accused=True, stands=stands)
+        if asked.first and found.unbeaten and accused and steps >= STEPS:
+            again = over(asked.first, steps=LAST_HEAT, stands=stands)
             found = found if stands and again.outcome == "open" else again
-        if beside and accused and found.outcome == "held" and _by_heart(push, tasks[0], found.heats[0], spent):
-            again = _raced(push, [Course(push, task, spent, steps) for task in beside], copies, spent, accused=False)
+        held = accused and found.outcome == "held"
+        if held and asked.unseen and _by_heart(push, asked.first[0], found.heats[0], spent):
+            again = over(asked.unseen, accused=False)
             if again.outcome == "lost" and (stands or all(h.gone <= 1 - FAR_OFF for h in again.heats)):
                 found = replace(again, by_heart=found.heats[0].gone)
         # What follows no input can say the same as another one that follows none.
-        if tasks and found.unbeaten and not stands and teacher is not None and (values := copies.other(teacher)):
-            course = Course(push, replace(taught(push), own_losses=tasks[0].own_losses), spent, steps, teacher=values)
-            again = _raced(push, [course], copies, spent, accused=accused)
+        if asked.first and found.unbeaten and not stands and teacher is not None and (values := copies.other(teacher)):
+            lesson = replace(taught(push), own_losses=asked.first[0].own_losses)
+            again = _raced(push, [Course(push, lesson, spent, steps, teacher=values)], copies, spent, accused=accused)
             found = found if again.outcome == "open" else again
         return replace(found, passes=spent.passes, runs=spent.runs)
     except TooLong:

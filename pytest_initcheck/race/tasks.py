@@ -63,6 +63,31 @@ class Task:
     own_losses: tuple[int, ...] = ()
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What a model is asked to learn, by what that may decide.
+
+    Attributes:
+        first: what is asked first, which may convict and clear.
+        convicting: what can convict, but clear of nothing, for where there is nothing else or nobody learned it.
+        unseen: functions of inputs never seen, which can take back that the user's loss was learned, by heart.
+    """
+
+    first: Sequence[Task]
+    convicting: Sequence[Task] = ()
+    unseen: Sequence[Task] = ()
+
+
+def asked(push: Push, loss: Loss | None = None, *, offsets: bool = False) -> Asked:
+    """Return all that the model of ``push`` may be asked to learn.
+
+    Args:
+        push, loss, offsets: as :func:`tasks`.
+    """
+    first = tasks(push, loss, offsets=offsets)
+    return Asked(first, convicting=convicting(push)) if loss is None else Asked(first, unseen=tasks(push))
+
+
 def tasks(push: Push, loss: Loss | None = None, *, offsets: bool = False) -> list[Task]:
     """Return what the model of ``push`` may be asked to learn; the user's loss alone, where there is one.
 
