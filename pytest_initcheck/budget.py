@@ -25,6 +25,7 @@ class TimeBudget:
     def __init__(self, steps: float = math.inf, seconds: float = 0.0) -> None:
         self.steps, self.seconds = steps, seconds
         self.spent = 0.0
+        self._clocked: TimeBudget | None = None
         self._started = time.perf_counter(), time.process_time()
 
     @classmethod
@@ -36,9 +37,20 @@ class TimeBudget:
             clock: whether seconds count; where they do not, and no steps are given, there is no limit.
         """
         given = {part[-1]: float(part[:-1]) for part in limits.split(",") if part != "none"}
-        if not clock:
-            given.pop("s", None)
-        return cls(given.get("x", 0.0), given.get("s", 0.0)) if given else cls()
+        found = cls(given.get("x", 0.0), given.get("s", 0.0)) if given else cls()
+        return found if clock else found._without_clock()
+
+    def _without_clock(self) -> TimeBudget:
+        counted = TimeBudget(self.steps if self.steps or not self.seconds else math.inf)
+        counted._clocked = self
+        return counted
+
+    def clocked(self) -> TimeBudget:
+        """Return the same with the seconds that it was made without, for those who agree on when these are over."""
+        if self._clocked is None:
+            return self
+        self._clocked.spent = self.spent
+        return self._clocked
 
     def spend(self, *, forward: int = 0, backward: int = 0) -> None:
         """Count passes that were made, whoever made them."""

@@ -80,13 +80,13 @@ def examine(model: nn.Module, request: Request, faults: Mapping[str, Constructio
         case = measured.case
         findings, ignored = rules.judge(case, extra=request.extra_rules)
     trace = case.trace
-    if request.fixes and findings and request.streamed is None and not split_over_ranks():
+    if request.fixes and findings and request.streamed is None:
         findings = _mended(measured, request, findings)
         untried = any(f.severity == "error" and f.rule in ABOUT_VALUES and not f.fix for f in findings)
         if untried and request.budget is not None and request.budget.left <= 0:
             told = f"the time budget ({request.budget}) is spent: not every fix was tried"
             measured = also_told(measured, told)
-        trace = _with_histograms(measured, settings, findings)
+        trace = trace if split_over_ranks() else _with_histograms(measured, settings, findings)
     return Report(
         model=request.name or kind_of(model),
         ok=rules.passes(findings, settings.fail_on),
@@ -106,8 +106,6 @@ def examine(model: nn.Module, request: Request, faults: Mapping[str, Constructio
 
 def _worth_a_race(case: rules.Case, request: Request, findings: Iterable[Finding]) -> bool:
     findings = list(findings)
-    if current() is not None:
-        return False  # copies of their own are what the ranks would race, and of a model that is split there are none
     if request.race == "none" or (request.race == "accused" and not rules.raced.accused(findings)):
         return False
     return rules.raced.unclear(case, findings)
@@ -130,7 +128,7 @@ def _raced(measured: Measured, request: Request, findings: Iterable[Finding]) ->
                 loss=loss,
                 seed=settings.seed,
                 mode=settings.mode,
-                budget=request.budget,
+                budget=request.budget.clocked() if request.budget is not None else None,
             )
             probed.gradients.clear()
             push = push_of(probed, guard, seed=settings.seed)

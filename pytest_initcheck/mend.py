@@ -17,6 +17,7 @@ from .records import Finding, ParameterRecord, Trace
 from .rules.culprits import Suspect, expected_std
 from .rules.named import layer_of
 from .rules.registry import finding
+from .sharding.layout import whole_to_fill
 
 #: Rules whose findings are about values that other values cure.
 ABOUT_VALUES = frozenset(
@@ -61,8 +62,8 @@ class Edit:
             return
         with torch.no_grad():
             if self.kind == "normal":
-                values = torch.randn(parameter.shape, generator=generator).mul_(self.std)
-                parameter.copy_(values.to(parameter))
+                with whole_to_fill(parameter) as whole:
+                    whole.copy_(torch.randn(parameter.shape, generator=generator).mul_(self.std))
             else:
                 parameter.fill_(self.std)
 

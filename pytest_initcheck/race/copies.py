@@ -7,10 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import InitcheckError
 from ..response.perturb import Push
+from ..sharding.layout import local, resharded
+from ..sharding.world import current
 from .course import StartValues
 
 #: Changes a model in place, and returns the lines that do the same.
@@ -53,19 +55,39 @@ class Copies:
     def _repaired(self, repair: Repair) -> Copy | None:
         parameters = self._push.parameters
         try:
-            trial: nn.Module = copy.deepcopy(self._push.probed.model)
-            text = repair(trial)
+            text, values = self._apart(repair) if current() is None else self._in_place(repair)
         except InitcheckError:
             return None
         except MemoryError:
             raise
         except Exception:  # a model that cannot be copied, or not initialized anew, cannot be raced
             return None
-        new = dict(trial.named_parameters())
-        values = {n: new[n].detach() for n, p in parameters.items() if n in new and new[n].shape == p.shape}
-        values = {n: v for n, v in values.items() if not torch.equal(v, parameters[n])}
+        values = {n: v for n, v in values.items() if n in parameters and v.shape == parameters[n].shape}
+        same = equal([(v, parameters[n].detach()) for n, v in values.items()])
+        values = {n: v for (n, v), stays in zip(values.items(), same, strict=True) if not stays}
         return Copy(text, values) if values else None
+
+    def _apart(self, repair: Repair) -> tuple[str, dict[str, Tensor]]:
+        trial: nn.Module = copy.deepcopy(self._push.probed.model)
+        text = repair(trial)
+        return text, {n: p.detach() for n, p in trial.named_parameters()}
+
+    def _in_place(self, repair: Repair) -> tuple[str, dict[str, Tensor]]:
+        """As :meth:`_apart`, of a model that several ranks hold, of which no copy can be made."""
+        model = self._push.probed.model
+        try:
+            resharded(model)
+            text = repair(model)
+            return text, {n: p.detach().clone() for n, p in self._push.parameters.items()}
+        finally:
+            self._push.restore()
+
+
+def equal(pairs: Sequence[tuple[Tensor, Tensor]]) -> list[bool]:
+    """Return of each pair of tensors, laid out alike, whether they are equal; on every rank, where several hold them."""
+    same = [torch.equal(local(a), local(b)) for a, b in pairs]
+    return same if (world := current()) is None else world.every(same)
 
 
 def _alike(one: StartValues, other: StartValues) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(v, other[n]) for n, v in one.items())
+    return one.keys() == other.keys() and all(equal([(v, other[n]) for n, v in one.items()]))

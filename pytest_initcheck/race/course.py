@@ -16,6 +16,8 @@ from ..probing.memory import is_dense
 from ..response.adam import Adam
 from ..response.exchange import replaced
 from ..response.perturb import Push
+from ..sharding.layout import gathered, local
+from ..sharding.world import current
 from .fresh import jittered, mixed, shuffled
 from .tasks import Task, lessons
 
@@ -49,6 +51,14 @@ MOVED = 0.5
 StartValues = Mapping[str, Tensor]
 
 
+def number_of(loss: Tensor) -> float:
+    """Return the value of a loss, the same on every rank."""
+    value = float(gathered(loss.detach()))
+    if (world := current()) is not None:
+        (value,) = (v for v in world.mean([value]) if v is not None)
+    return value
+
+
 def out_of_memory(error: Exception) -> bool:
     """Whether ``error`` says that there is no memory left."""
     return isinstance(error, MemoryError) or "out of memory" in str(error).lower()
@@ -65,7 +75,10 @@ class Spent:
 
     def one(self) -> None:
         self.passes += 1
-        if self.passes > self.limit or self.budget.left <= 0:
+        over = self.passes > self.limit or self.budget.left <= 0
+        if (world := current()) is not None:  # ranks have clocks of their own, but must stop at the same pass
+            over = not world.every([not over])[0]
+        if over:
             raise TooLong
 
 
@@ -109,9 +122,7 @@ class Course:
         push, probed = self.push, self.push.probed
         push.restore()
         try:
-            with torch.no_grad():
-                for name, start in values.items():
-                    push.parameters[name].data.copy_(start)
+            self._start(values)
             every = list(push.parameters.values())
             adam = Adam(every, rate)
             for step in range(steps + 1):
@@ -128,7 +139,7 @@ class Course:
                         if out_of_memory(error):
                             raise
                         return
-                    value = float(loss.detach())
+                    value = number_of(loss)
                     if not math.isfinite(value):
                         return
                     yield value
@@ -139,6 +150,12 @@ class Course:
             return
         finally:
             push.restore()
+
+    def _start(self, values: StartValues) -> None:
+        """Give the parameters ``values``."""
+        with torch.no_grad():
+            for name, start in values.items():
+                local(self.push.parameters[name].data).copy_(local(start))
 
     def _and_own(self, loss: Tensor, outputs: Sequence[Tensor]) -> Tensor:
         """``loss`` and the losses that the model makes itself, none of them larger at the start than 1."""
@@ -152,9 +169,8 @@ class Course:
         push, said = self.push, []
         push.restore()
         try:
+            self._start(self.teacher)
             with torch.no_grad():
-                for name, start in self.teacher.items():
-                    push.parameters[name].data.copy_(start)
                 for step in range(steps + 1):
                     self.spent.one()
                     raw, _ = self._pass(step)
@@ -202,7 +218,7 @@ class Course:
                 for step in range(self.steps + 1 - LAST, self.steps + 1):
                     self.spent.one()
                     raw, inputs = self._pass(step)
-                    losses.append(float(self.task.loss(raw, push.probed.select(raw), inputs)))
+                    losses.append(number_of(self.task.loss(raw, push.probed.select(raw), inputs)))
         except (ProbeError, TooLong):
             return False
         finally:

@@ -14,11 +14,9 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-import torch
-
 from ..race_records import Heat, Race
 from ..response.perturb import Push, rms
-from .copies import Copies, Repair
+from .copies import Copies, Repair, equal
 from .course import LAST_HEAT, STEPS, Course, Spent, StartValues, TooLong, out_of_memory
 from .tasks import Asked, Task, taught
 
@@ -267,7 +265,8 @@ def _smallest(copies: Copies, standings: Sequence[_Standing]) -> int:
 
 def _changed(push: Push, values: StartValues) -> list[str]:
     push.restore()
-    return [n for n, new in values.items() if not torch.equal(push.parameters[n].detach(), new.to(push.parameters[n]))]
+    same = equal([(push.parameters[n].detach(), new) for n, new in values.items()])
+    return [n for n, stays in zip(values, same, strict=True) if not stays]
 
 
 def _apart(push: Push, names: Iterable[str], values: StartValues) -> dict[str, float]:

@@ -18,7 +18,8 @@ from pytest_initcheck.settings import Settings
 
 
 def concluded(report: Report) -> list[Any]:
-    return [(f.rule, f.severity, f.layers) for f in report.findings]
+    # DDP's parameters are its module's.
+    return [(f.rule, f.severity, f.layers, f.fix.replace("model.module.", "model.")) for f in report.findings]
 
 
 def values(model: Any) -> dict[str, torch.Tensor]:
@@ -50,12 +51,21 @@ def compared(name: str, one: Report, other: Report) -> list[str]:
     return wrong
 
 
+def raced(one: Report, other: Report) -> list[str]:
+    """What differs in the race, beyond what rounding makes of forty steps."""
+    if one.race is None or other.race is None:
+        return [] if one.race is other.race else [f"race: {one.race} became {other.race}"]
+    told = [(r.outcome, [h.task for h in r.heats], r.apart.keys(), r.alone) for r in (one.race, other.race)]
+    apart = max((abs(h.gone - g.gone) for h, g in zip(one.race.heats, other.race.heats, strict=False)), default=0.0)
+    return [] if told[0] == told[1] and apart < 0.02 else [f"race: {one.race} became {other.race}"]
+
+
 def main(wanted: str, sick: list[str]) -> None:
     dist.init_process_group("gloo")
     rank = dist.get_rank()
     spread = {n: make for n, make in layouts().items() if wanted == "all" or n in wanted.split(",")}
     for kind in sick or list(SICK):
-        alone = check(net(kind), ids(), settings=Settings(), race="none")  # ranks do not race either
+        alone = check(net(kind), ids(), settings=Settings())
         for name, make in spread.items():
             if kind == "frozen" and name.endswith("vectors"):
                 continue  # a flat vector is trained or it is not
@@ -65,6 +75,8 @@ def main(wanted: str, sick: list[str]) -> None:
             wrong = [] if concluded(report) == concluded(alone) else [f"{concluded(alone)} became {concluded(report)}"]
             if kind != "infinite":
                 wrong += compared(name, alone, report)
+            if "mixed" not in name:
+                wrong += raced(alone, report)
             wrong += [f"{n} was changed" for n, v in values(model).items() if not torch.equal(v, before[n])]
             wrong += ["a gradient was left"] if any(p.grad is not None for p in model.parameters()) else []
             for line in wrong:
