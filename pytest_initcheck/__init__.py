@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from .records import Finding as Finding
     from .records import LayerRecord as LayerRecord
     from .records import ParameterRecord as ParameterRecord
-    from .records import Report as Report
     from .records import Response as Response
     from .records import Stats as Stats
     from .records import Trace as Trace
+    from .report import Report as Report
     from .statements.initialized import assert_initialized as assert_initialized
     from .statements.scaling import ScalingReport as ScalingReport
     from .statements.scaling import assert_stable_scaling as assert_stable_scaling
@@ -55,7 +55,8 @@ _HOME = {
         ),
         "errors",
     ),
-    **dict.fromkeys(("Finding", "LayerRecord", "ParameterRecord", "Report", "Response", "Stats", "Trace"), "records"),
+    **dict.fromkeys(("Finding", "LayerRecord", "ParameterRecord", "Response", "Stats", "Trace"), "records"),
+    "Report": "report",
 }
 
 __all__ = [*sorted(_HOME), "__version__"]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .check import check_init
 from .errors import SettingsError, UnhealthyInit
-from .records import Report
+from .report import Report
 from .schemes.draws import Draw
 from .schemes.fill import Patterns, carry_out, plan_for, put_back_unless_done
 from .schemes.plan import Plan

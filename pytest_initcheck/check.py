@@ -13,7 +13,8 @@ from .examine import examine
 from .measured import Loss, Request
 from .models.build import build, build_deferred
 from .phases import doing, done_last
-from .records import ConstructionFault, Report
+from .records import ConstructionFault
+from .report import Report
 from .seeds import over_seeds
 from .settings import Settings
 from .streaming import check_streamed, outgrows

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .records import Report
+    from .report import Report
     from .statements.initialized import Initialization
     from .statements.scaling import ScalingReport
 

@@ -30,7 +30,8 @@ from .probing.subject import PARALLEL
 from .race.course import STEPS
 from .race.race import race
 from .race.tasks import asked
-from .records import ConstructionFault, Finding, Report, Trace
+from .records import ConstructionFault, Finding, Trace
+from .report import Report
 from .response.perturb import push_of
 from .rules.blame import candidates
 from .rules.named import worst_layers

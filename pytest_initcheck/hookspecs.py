@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 if TYPE_CHECKING:
-    from .records import Report
+    from .report import Report
     from .rules import Rule
 
 #: pytest's own marker: one module serves pytest's plugin manager and the command's.

@@ -13,7 +13,8 @@ from .examine import examine
 from .measured import Request
 from .models.build import build
 from .phases import doing, told_to
-from .records import Report, Seeds
+from .records import Seeds
+from .report import Report
 from .settings import matches
 
 

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pytest_initcheck import check_init
-from pytest_initcheck.records import Finding, Report
+from pytest_initcheck.records import Finding
+from pytest_initcheck.report import Report
 
 
 class Written(nn.Module):

@@ -13,7 +13,7 @@ from pytest_initcheck import check_init
 from pytest_initcheck.budget import BACKWARD, FORWARD, TimeBudget
 from pytest_initcheck.examine import examine
 from pytest_initcheck.measured import Request
-from pytest_initcheck.records import Report
+from pytest_initcheck.report import Report
 from pytest_initcheck.rules import raced
 from pytest_initcheck.settings import Settings
 

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from pytest_initcheck.cli import main
-from pytest_initcheck.records import Report
+from pytest_initcheck.report import Report
 from pytest_initcheck.settings import SETTINGS
 from pytest_initcheck.surfaces.options import flag
 

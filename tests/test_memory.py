@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from pytest_initcheck.examine import examine
 from pytest_initcheck.measured import Request
-from pytest_initcheck.records import Report
+from pytest_initcheck.report import Report
 from pytest_initcheck.settings import Settings
 
 pytestmark = pytest.mark.slow

@@ -22,7 +22,8 @@ from pytest_initcheck.race.fresh import shuffled
 from pytest_initcheck.race.race import race
 from pytest_initcheck.race.tasks import Asked, tasks
 from pytest_initcheck.race_records import Heat, Race
-from pytest_initcheck.records import Finding, Report, Response, Trace
+from pytest_initcheck.records import Finding, Response, Trace
+from pytest_initcheck.report import Report
 from pytest_initcheck.response.perturb import Push, push_of
 from pytest_initcheck.rules import Case, judge
 from pytest_initcheck.rules.raced import settled, unclear

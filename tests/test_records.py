@@ -11,18 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_initcheck.records import (
-    SCHEMA_VERSION,
-    SEVERITIES,
-    Finding,
-    LayerRecord,
-    ParameterRecord,
-    Report,
-    Response,
-    Seeds,
-    Stats,
-    Trace,
-)
+from pytest_initcheck.records import SEVERITIES, Finding, LayerRecord, ParameterRecord, Response, Seeds, Stats, Trace
+from pytest_initcheck.report import SCHEMA_VERSION, Report
 
 _float = st.floats(allow_nan=False)
 _maybe = st.none() | _float

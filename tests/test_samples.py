@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pytest_initcheck import check_init
-from pytest_initcheck.records import Report
+from pytest_initcheck.report import Report
 
 
 def numbers(*shape: int) -> Tensor:

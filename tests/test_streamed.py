@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from pytest_initcheck import Report, check_init
 from pytest_initcheck.examine import examine
 from pytest_initcheck.measured import Request
-from pytest_initcheck.records import plain
+from pytest_initcheck.report import plain
 from pytest_initcheck.settings import Settings
 from pytest_initcheck.streaming import recall
 from pytest_initcheck.streaming.stream import drawn_whole, streamable

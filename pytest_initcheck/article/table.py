@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..records import plain
+from ..report import plain
 from .agreement import Comparison
 from .outcome import Outcome, Row
 

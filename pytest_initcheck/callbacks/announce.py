@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 
 from ..errors import InitcheckError, InitcheckWarning, ProbeError, SettingsError, UnhealthyInit
-from ..records import Report
+from ..report import Report
 
 _log = logging.getLogger("pytest_initcheck")
 

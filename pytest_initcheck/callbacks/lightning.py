@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_map
 
 from ..errors import ProbeError, SettingsError
 from ..probing.guard import untouched
-from ..records import Report
+from ..report import Report
 from ..settings import Settings
 from .announce import announce
 from .batches import first_batch, generators_kept, reads_once

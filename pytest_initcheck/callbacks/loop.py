@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..check import check
 from ..errors import SettingsError
-from ..records import Report
+from ..report import Report
 from ..settings import Settings
 from .announce import announce
 from .step import check_step, repeated

@@ -18,7 +18,7 @@ from ..probing.call import walk
 from ..probing.guard import untouched
 from ..probing.randomness import seeded
 from ..probing.subject import PARALLEL
-from ..records import Report
+from ..report import Report
 from ..settings import Settings
 from ..words import named_error
 

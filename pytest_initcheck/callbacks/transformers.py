@@ -10,7 +10,7 @@ from torch import nn
 from transformers import Trainer, TrainerCallback
 
 from ..errors import ProbeError, SettingsError
-from ..records import Report
+from ..report import Report
 from ..settings import Settings
 from .announce import announce
 from .batches import first_batch, generators_kept, reads_once

@@ -23,7 +23,7 @@ from .command import COULD_NOT_TELL, HEALTHY, UNHEALTHY, add_output_arguments, c
 if TYPE_CHECKING:
     import pluggy
 
-    from ..records import Report
+    from ..report import Report
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

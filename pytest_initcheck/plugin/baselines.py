@@ -22,7 +22,8 @@ from .configuration import configured
 from .paths import relative
 
 if TYPE_CHECKING:
-    from ..records import Finding, Report
+    from ..records import Finding
+    from ..report import Report
     from ..settings import Settings
 
 RULE = "init-drift"
@@ -136,7 +137,7 @@ class Baseline:
 
     def _updated(self, checked: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, Samples], dict[str, int]]:
         """What is to stand in the file, and how many models came into it how."""
-        from ..records import Report
+        from ..report import Report
 
         models: dict[str, Samples] = dict(self._models)
         counts = dict.fromkeys(("new", "changed", "as before", "not recorded because unhealthy or not checked"), 0)

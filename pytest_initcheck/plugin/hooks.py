@@ -28,7 +28,7 @@ from .watch import SuiteWatch
 
 if TYPE_CHECKING:
     from ..models.targets import Target
-    from ..records import Report
+    from ..report import Report
     from .baselines import Baseline
 
 #: Names of decorated factories that were not collected, because nobody asked.
@@ -248,7 +248,7 @@ class Gate:
         destinations = configured(self._config).reports
         if not records and not watched and not destinations:
             return
-        from ..records import Report
+        from ..report import Report
 
         reports = [*(Report.from_dict(record) for record in records), *watched]
         try:

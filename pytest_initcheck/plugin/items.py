@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from _pytest._code.code import TerminalRepr, TracebackStyle
 
     from ..models.targets import Target
-    from ..records import Report
+    from ..report import Report
     from .baselines import Baseline
 
 #: Reports of the models that a test or an item has checked, in order.

@@ -24,7 +24,7 @@ from .watch_cache import Learnt
 from .watch_told import UNHEALTHY, in_order, is_unhealthy, merge
 
 if TYPE_CHECKING:
-    from ..records import Report
+    from ..report import Report
     from .watch_models import Listener
 
 
@@ -171,8 +171,8 @@ class SuiteWatch:
         sentence = f"initcheck: {entry['said']}, called at {entry['where']}"
         longrepr: Any = (file, (line or 0) + 1, sentence)
         if self._fails:
-            from ..records import Report
             from ..render import terminal
+            from ..report import Report
 
             longrepr = f"{sentence}\n\n{terminal(Report.from_dict(entry['report']))}"
         return pytest.TestReport(

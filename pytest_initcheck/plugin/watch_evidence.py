@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..errors import ProbeError
 from ..mend import ABOUT_VALUES
 from ..probing.memory import is_dense
-from ..records import Report
+from ..report import Report
 
 #: Checks a model: module, inputs, whether fixes are tried on copies.
 Look = Callable[[nn.Module, Any, bool], Report]

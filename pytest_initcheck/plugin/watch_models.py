@@ -27,8 +27,9 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from ..errors import InitcheckError, ProbeError
 from ..probing.guard import BEFORE
-from ..records import ConstructionFault, Report
+from ..records import ConstructionFault
 from ..render import summary_line
+from ..report import Report
 from ..words import first_line
 from .unsuited import call_reason, input_reason, model_reason
 from .watch_budget import Budget

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..words import plural, some
 
 if TYPE_CHECKING:
-    from ..records import Report
+    from ..report import Report
 
 #: What is known of a model, from the weakest to the strongest: of two looks at one model the stronger counts. A model that
 #: answers one call is not unhealthy because it does not answer another; memory that was never written stays a fault.
@@ -153,7 +153,7 @@ def _command(test: str) -> str:
 
 def reports(entries: Iterable[Sighting]) -> list[Report]:
     """Return the reports for files, unhealthy first, each named by class, place and test, so that no two read the same."""
-    from ..records import Report
+    from ..report import Report
 
     found, names = [], Counter[str]()
     for entry in in_order(entries):

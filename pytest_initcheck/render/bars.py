@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from ..records import Report
+from ..report import Report
 from .profile import Axis, axis, depth, sample
 from .words import brief, cells, cut, pad, shown
 

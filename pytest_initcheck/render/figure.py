@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from ..records import Report
+from ..report import Report
 from .profile import depth
 
 if TYPE_CHECKING:

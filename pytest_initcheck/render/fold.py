@@ -7,7 +7,7 @@ import re
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from ..records import Report
+from ..report import Report
 from ..rules import named
 from .column import Column
 

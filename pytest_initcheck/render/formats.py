@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from ..records import Report
+from ..report import Report
 from .code_scanning import github_annotations, sarif
 from .jsondata import json_text
 from .md import markdown

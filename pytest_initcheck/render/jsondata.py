@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ..records import Report
+from ..report import Report
 
 
 def json_text(report: Report | Sequence[Report], *, indent: int | None = 1) -> str:

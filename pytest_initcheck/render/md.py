@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from ..records import Finding, Report
+from ..records import Finding
+from ..report import Report
 from ..words import and_more, plural
 from . import bars
 from .code import fitted

@@ -7,7 +7,8 @@ from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from ..records import Finding, Report
+from ..records import Finding
+from ..report import Report
 from ..words import plural
 from . import fold
 from .code import fitted

@@ -6,7 +6,8 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from ..records import SEVERITIES, Finding, LayerRecord, Report, Severity
+from ..records import SEVERITIES, Finding, LayerRecord, Severity
+from ..report import Report
 from ..rules import named
 
 #: Layers that findings name first, marked in a profile; more marks would mark nothing.

@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from ..records import LayerRecord, Report, Severity, Stats
+from ..records import LayerRecord, Severity, Stats
+from ..report import Report
 from ..rules.named import worst_layers
 from ..settings import bound_for
 from .profile import Axis, Point, axis

@@ -7,7 +7,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..records import LayerRecord, ParameterRecord, Report, Stats
+from ..records import LayerRecord, ParameterRecord, Stats
+from ..report import Report
 from . import fold
 from .column import Column
 from .words import amount, brief, cells, cut, share, shown, span

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from .. import thresholds
-from ..records import Finding, Report
+from ..records import Finding
+from ..report import Report
 from ..rules.function import disturbed
 from ..words import further, plural, some
 from . import bars, tables

@@ -6,7 +6,8 @@ import math
 import unicodedata
 from collections.abc import Iterable
 
-from ..records import Finding, Report
+from ..records import Finding
+from ..report import Report
 from ..words import plural
 
 _SUFFIXES = (("G", 1e9), ("M", 1e6), ("k", 1e3))

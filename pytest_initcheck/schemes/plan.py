@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..records import plain
+from ..report import plain
 from ..words import digits
 from .distributions import Named
 from .draws import Draw

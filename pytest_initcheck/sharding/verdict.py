@@ -13,7 +13,7 @@ from typing import TypeVar
 from torch import Tensor, nn
 
 from ..errors import InitcheckError, ProbeError
-from ..records import Report
+from ..report import Report
 from ..words import named_error, plural
 from .faults import equal, spread
 from .flat import TOLD, is_flat, whole_copy

@@ -16,7 +16,7 @@ from ..examine import examine
 from ..measured import Request
 from ..phases import doing
 from ..probing.probe import named_trainable
-from ..records import Report
+from ..report import Report
 from .draws import Draws
 from .parts import Part, parts_of
 from .shells import built_as_shapes, shelled

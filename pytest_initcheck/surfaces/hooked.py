@@ -11,7 +11,7 @@ from ..settings import BY_NAME
 from .options import command_line
 
 if TYPE_CHECKING:
-    from ..records import Report
+    from ..report import Report
     from ..rules import Rule
     from ..settings import Settings
 

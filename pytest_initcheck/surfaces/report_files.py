@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ..errors import SettingsError
 
 if TYPE_CHECKING:
-    from ..records import Report
+    from ..report import Report
 
 #: What an option for report files says of itself.
 HELP = "write all reports of the run to a file, FORMAT:PATH; formats: text, json, markdown, html, sarif, github"

@@ -19,7 +19,7 @@ from pytest_initcheck import Report, check_init
 from pytest_initcheck.examine import examine
 from pytest_initcheck.measured import Request
 from pytest_initcheck.probing.probe import OutputChanged
-from pytest_initcheck.records import plain
+from pytest_initcheck.report import plain
 from pytest_initcheck.settings import Settings
 from pytest_initcheck.streaming.stream import drawn_whole
 

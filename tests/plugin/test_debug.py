@@ -8,7 +8,7 @@ import pytest
 
 from pytest_initcheck import ProbeError
 from pytest_initcheck.cli import main
-from pytest_initcheck.records import Report
+from pytest_initcheck.report import Report
 
 #: Where the package fails by itself: neither the user nor torch is in the traceback.
 OURS = "pytest_initcheck.measured.run_probe"

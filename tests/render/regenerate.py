@@ -26,7 +26,7 @@ if __name__ == "__main__":
 else:
     from .samples import SAMPLES
 
-from pytest_initcheck import race_records, records  # noqa: E402  (after the path is set)
+from pytest_initcheck import race_records, records, report  # noqa: E402  (after the path is set)
 from pytest_initcheck.render import github_annotations, markdown, sarif, terminal  # noqa: E402
 
 
@@ -78,7 +78,7 @@ def golden() -> dict[Path, str]:
 # -- the schema, from the records' types and docstrings
 
 RECORDS = (
-    records.Report, records.Finding, records.Trace, records.LayerRecord, records.ParameterRecord, records.Stats,
+    report.Report, records.Finding, records.Trace, records.LayerRecord, records.ParameterRecord, records.Stats,
     records.Histogram, records.Response, records.Seeds, race_records.Race, race_records.Heat,
 )  # fmt: skip
 
@@ -173,7 +173,7 @@ def schema(*, strict: bool = False) -> dict[str, Any]:
     }
     top = definitions["Report"]
     top["properties"] = {
-        "schema_version": {"description": "version of this layout", "const": records.SCHEMA_VERSION},
+        "schema_version": {"description": "version of this layout", "const": report.SCHEMA_VERSION},
         **top["properties"],
     }
     top["required"].insert(0, "schema_version")
@@ -262,14 +262,14 @@ def type_words(hint: Any) -> str:
 
 def page() -> str:
     """The text of ``docs/reference/report-json.md``."""
-    parts = [PAGE.replace("{version}", str(records.SCHEMA_VERSION))]
+    parts = [PAGE.replace("{version}", str(report.SCHEMA_VERSION))]
     for record in RECORDS:
         sentence, attributes = described(record)
         hints = typing.get_type_hints(record, vars(sys.modules[record.__module__]))
         if record in TABLES:
             sentence = f"{sentence} All of them are one table: for each key a list."
         parts.append(f"## {record.__name__}\n\n{sentence}\n\n| key | type | meaning |\n|---|---|---|")
-        rows = [("schema_version", "integer", "version of this layout")] if record is records.Report else []
+        rows = [("schema_version", "integer", "version of this layout")] if record is report.Report else []
         rows += [(f.name, type_words(hints[f.name]), attributes[f.name]) for f in fields(record)]
         if record is records.Trace:
             tables = {"layers": "[LayerRecord](#layerrecord)", "parameters": "[ParameterRecord](#parameterrecord)"}

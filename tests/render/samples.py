@@ -8,7 +8,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 
-from pytest_initcheck.records import Finding, LayerRecord, ParameterRecord, Report, Response, Stats, Trace
+from pytest_initcheck.records import Finding, LayerRecord, ParameterRecord, Response, Stats, Trace
+from pytest_initcheck.report import Report
 
 
 def stats(rms: float, *, count: int = 2048, zeros: float = 0.0, variation: float | None = 0.7) -> Stats:

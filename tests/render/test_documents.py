@@ -9,9 +9,10 @@ from html.parser import HTMLParser
 
 import pytest
 
-from pytest_initcheck.records import Histogram, Report
+from pytest_initcheck.records import Histogram
 from pytest_initcheck.render import FORMATS, fragment, github_annotations, html, markdown, sarif
 from pytest_initcheck.render.svg import charts, strips
+from pytest_initcheck.report import Report
 
 from . import samples
 from .samples import SAMPLES

@@ -14,8 +14,9 @@ from itertools import pairwise
 import pytest
 
 from pytest_initcheck import render
-from pytest_initcheck.records import Finding, LayerRecord, ParameterRecord, Report, Stats, Trace
+from pytest_initcheck.records import Finding, LayerRecord, ParameterRecord, Stats, Trace
 from pytest_initcheck.render import FORMATS, tables
+from pytest_initcheck.report import Report
 
 PARTS = (("fc", "Linear", 0.58), ("norm", "LayerNorm", 1.0), ("act", "ReLU", 0.41))
 

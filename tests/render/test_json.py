@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from pytest_initcheck.records import Report
 from pytest_initcheck.render import json_text
+from pytest_initcheck.report import Report
 
 from . import samples
 from .regenerate import generated, schema
