@@ -13,11 +13,13 @@ from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 
 from .budget import TimeBudget
 from .probing.guard import untouched
+from .race.course import out_of_memory
 from .records import Finding, ParameterRecord, Trace
 from .rules.culprits import Suspect, expected_std
 from .rules.named import layer_of
 from .rules.registry import finding
 from .sharding.layout import whole_to_fill
+from .sharding.world import current
 
 #: Rules whose findings are about values that other values cure.
 ABOUT_VALUES = frozenset(
@@ -192,7 +194,11 @@ def _tried(model: nn.Module, change: Whole, judge: Recheck, others: set[str]) ->
             text = changed()
             # What was not decided of it is no cure.
             left = {f.rule for f in judge(model, again) if f.severity == "error" or f.rule == "undecided"}
-    except Exception:  # what cannot be given other weights (a lazy layer), or run with them, cannot be cured by them
+    except (
+        Exception
+    ) as error:  # what cannot be given other weights (a lazy layer), or run with them, cannot be cured by them
+        if current() is not None and out_of_memory(error):  # a rank that goes its own way leaves the others waiting
+            raise
         return ""
     return text if left <= others else ""
 

@@ -13,7 +13,7 @@ from ..errors import InitcheckError
 from ..response.perturb import Push
 from ..sharding.layout import local, resharded
 from ..sharding.world import current
-from .course import StartValues
+from .course import StartValues, out_of_memory
 
 #: Changes a model in place, and returns the lines that do the same.
 Repair = Callable[[nn.Module], str]
@@ -58,9 +58,9 @@ class Copies:
             text, values = self._apart(repair) if current() is None else self._in_place(repair)
         except InitcheckError:
             return None
-        except MemoryError:
-            raise
-        except Exception:  # a model that cannot be copied, or not initialized anew, cannot be raced
+        except Exception as error:  # a model that cannot be copied, or not initialized anew, cannot be raced
+            if isinstance(error, MemoryError) or (current() is not None and out_of_memory(error)):
+                raise
             return None
         values = {n: v for n, v in values.items() if n in parameters and v.shape == parameters[n].shape}
         same = equal([(v, parameters[n].detach()) for n, v in values.items()])

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 
 from ..race_records import Heat, Race
 from ..response.perturb import Push, rms
+from ..sharding.world import current
 from .copies import Copies, Repair, equal
 from .course import LAST_HEAT, STEPS, Course, Spent, StartValues, TooLong, out_of_memory
 from .tasks import Asked, Task, taught
@@ -142,7 +143,7 @@ def race(
         told = f"race: {cut_off}, so the first look decides"
         return Race("open", passes=spent.passes, runs=spent.runs, told=told, cut=short and not accused)
     except (RuntimeError, MemoryError) as error:
-        if not out_of_memory(error):
+        if not out_of_memory(error) or current() is not None:  # a rank that goes its own way leaves the others waiting
             raise
         return Race("open", passes=spent.passes, runs=spent.runs, told="race: out of memory, so the first look decides")
     finally:

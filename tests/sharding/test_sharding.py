@@ -51,8 +51,9 @@ def test_a_sharded_model_gets_the_report_of_the_whole_one() -> None:
 
 
 @pytest.mark.slow
-def test_ranks_that_part_ways_end_with_a_sentence() -> None:
-    assert wrong(torchrun("ends.py"), 2) == []
+@pytest.mark.parametrize("script", ["ends.py", "short.py"])
+def test_ranks_that_part_ways_end_with_a_sentence(script: str) -> None:
+    assert wrong(torchrun(script), 2) == []
 
 
 @pytest.mark.slow
