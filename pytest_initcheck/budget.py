@@ -25,32 +25,13 @@ class TimeBudget:
     def __init__(self, steps: float = math.inf, seconds: float = 0.0) -> None:
         self.steps, self.seconds = steps, seconds
         self.spent = 0.0
-        self._clocked: TimeBudget | None = None
         self._started = time.perf_counter(), time.process_time()
 
     @classmethod
-    def of(cls, limits: str, *, clock: bool = True) -> TimeBudget:
-        """Return the budget that the setting ``time_budget`` asks for: ``"60x,20s"``, ``"60x"``, ``"20s"`` or ``"none"``.
-
-        Args:
-            limits: the setting.
-            clock: whether seconds count; where they do not, and no steps are given, there is no limit.
-        """
+    def of(cls, limits: str) -> TimeBudget:
+        """Return the budget that the setting ``time_budget`` asks for: ``"60x,20s"``, ``"60x"``, ``"20s"`` or ``"none"``."""
         given = {part[-1]: float(part[:-1]) for part in limits.split(",") if part != "none"}
-        found = cls(given.get("x", 0.0), given.get("s", 0.0)) if given else cls()
-        return found if clock else found._without_clock()
-
-    def _without_clock(self) -> TimeBudget:
-        counted = TimeBudget(self.steps if self.steps or not self.seconds else math.inf)
-        counted._clocked = self
-        return counted
-
-    def clocked(self) -> TimeBudget:
-        """Return the same with the seconds that it was made without, for those who agree on when these are over."""
-        if self._clocked is None:
-            return self
-        self._clocked.spent = self.spent
-        return self._clocked
+        return cls(given.get("x", 0.0), given.get("s", 0.0)) if given else cls()
 
     def spend(self, *, forward: int = 0, backward: int = 0) -> None:
         """Count passes that were made, whoever made them."""

@@ -38,6 +38,7 @@ from .rules.named import worst_layers
 from .schemes.fill import Planned, carry_out, plan_for
 from .settings import Settings
 from .sharding.layout import is_distributed, kind_of
+from .sharding.together import SharedBudget
 from .sharding.verdict import one_report
 from .sharding.world import current
 
@@ -56,9 +57,8 @@ def examine(model: nn.Module, request: Request, faults: Mapping[str, Constructio
     if current() is None and is_distributed(model):
         return one_report(model, request.settings.timeout, lambda whole: examine(whole, request, faults))
     refuse(model)
-    # Ranks have clocks of their own, but must stop at the same pass.
-    limits, alone = request.settings.time_budget, current() is None
-    request = replace(request, budget=request.budget or TimeBudget.of(limits, clock=alone))
+    budget = TimeBudget if current() is None else SharedBudget
+    request = replace(request, budget=request.budget or budget.of(request.settings.time_budget))
     try:
         measured = measured_in_any_format(model, request, {} if faults is None else faults)
     except ProbeError as error:
@@ -109,7 +109,8 @@ def _worth_a_race(case: rules.Case, request: Request, findings: Iterable[Finding
     findings = list(findings)
     if request.race == "none" or (request.race == "accused" and not rules.raced.accused(findings)):
         return False
-    return rules.raced.unclear(case, findings)
+    worth = rules.raced.unclear(case, findings)
+    return worth if (world := current()) is None else world.every([worth])[0]
 
 
 def _raced(measured: Measured, request: Request, findings: Iterable[Finding]) -> rules.Case:
@@ -129,7 +130,7 @@ def _raced(measured: Measured, request: Request, findings: Iterable[Finding]) ->
                 loss=loss,
                 seed=settings.seed,
                 mode=settings.mode,
-                budget=request.budget.clocked() if request.budget is not None else None,
+                budget=request.budget,
             )
             probed.gradients.clear()
             push = push_of(probed, guard, seed=settings.seed)

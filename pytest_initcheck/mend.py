@@ -176,6 +176,7 @@ def _tried(model: nn.Module, change: Whole, judge: Recheck, others: set[str]) ->
 
     In place, and taken back: of the weights there is one copy, whatever is tried.
     """
+    cured = ""
     try:
         with untouched(model) as guard:
             guard.backup_parameters()
@@ -194,13 +195,14 @@ def _tried(model: nn.Module, change: Whole, judge: Recheck, others: set[str]) ->
             text = changed()
             # What was not decided of it is no cure.
             left = {f.rule for f in judge(model, again) if f.severity == "error" or f.rule == "undecided"}
-    except (
-        Exception
-    ) as error:  # what cannot be given other weights (a lazy layer), or run with them, cannot be cured by them
+            cured = text if left <= others else ""
+    except Exception as error:
+        # What cannot be given other weights (a lazy layer), or run with them, cannot be cured by them.
         if current() is not None and out_of_memory(error):  # a rank that goes its own way leaves the others waiting
             raise
+    if (world := current()) is not None and len(set(world.told(cured))) > 1:
         return ""
-    return text if left <= others else ""
+    return cured
 
 
 def plans(trace: Trace, errors: list[Finding], suspects: list[Suspect]) -> list[list[Edit]]:
@@ -225,12 +227,8 @@ def edits_of(
 
 def _plans(trace: Trace, errors: list[Finding], suspects: list[Suspect]) -> Iterator[list[Edit]]:
     """What the findings name, and with it what stands out: the first of it, the first two, all, another one; or everything."""
-    named = {
-        n
-        for f in errors
-        if f.rule in ("non-finite-parameter", "uninitialized-parameter", "duplicate-units", "blocked-gradient")
-        for n in f.layers
-    }
+    about = ("non-finite-parameter", "uninitialized-parameter", "duplicate-units", "blocked-gradient")
+    named = dict.fromkeys(n for f in errors if f.rule in about for n in f.layers)
     base = [e for n in named if (p := trace.parameters.get(n)) is not None and (e := healthy(p)) is not None]
     if base:
         yield base

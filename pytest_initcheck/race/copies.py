@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 
 from ..errors import InitcheckError
 from ..response.perturb import Push
 from ..sharding.layout import local, resharded
+from ..sharding.together import same
 from ..sharding.world import current
 from .course import StartValues, out_of_memory
 
@@ -54,40 +57,46 @@ class Copies:
 
     def _repaired(self, repair: Repair) -> Copy | None:
         parameters = self._push.parameters
+        made: tuple[str, dict[str, Tensor]] | None = None
         try:
-            text, values = self._apart(repair) if current() is None else self._in_place(repair)
+            made = self._in_a_copy(repair) if current() is None else self._in_place(repair)
         except InitcheckError:
-            return None
+            pass
         except Exception as error:  # a model that cannot be copied, or not initialized anew, cannot be raced
             if isinstance(error, MemoryError) or (current() is not None and out_of_memory(error)):
                 raise
+        if same(None if made is None else 0.0) is None or made is None:
             return None
+        text, values = made
         values = {n: v for n, v in values.items() if n in parameters and v.shape == parameters[n].shape}
-        same = equal([(v, parameters[n].detach()) for n, v in values.items()])
-        values = {n: v for (n, v), stays in zip(values.items(), same, strict=True) if not stays}
+        stays = unchanged([(v, parameters[n].detach()) for n, v in values.items()])
+        values = {n: v for (n, v), as_it_is in zip(values.items(), stays, strict=True) if not as_it_is}
         return Copy(text, values) if values else None
 
-    def _apart(self, repair: Repair) -> tuple[str, dict[str, Tensor]]:
+    def _in_a_copy(self, repair: Repair) -> tuple[str, dict[str, Tensor]]:
         trial: nn.Module = copy.deepcopy(self._push.probed.model)
         text = repair(trial)
         return text, {n: p.detach() for n, p in trial.named_parameters()}
 
     def _in_place(self, repair: Repair) -> tuple[str, dict[str, Tensor]]:
-        """As :meth:`_apart`, of a model that several ranks hold, of which no copy can be made."""
+        """As :meth:`_in_a_copy`, of a model that several ranks hold, of which no copy can be made."""
         model = self._push.probed.model
         try:
             resharded(model)
-            text = repair(model)
+            with ExitStack() as versions:  # a graph that the user holds must not take the weights for changed
+                for p in model.parameters():
+                    versions.enter_context(_unsafe_preserve_version_counter(p))
+                text = repair(model)
             return text, {n: p.detach().clone() for n, p in self._push.parameters.items()}
         finally:
             self._push.restore()
 
 
-def equal(pairs: Sequence[tuple[Tensor, Tensor]]) -> list[bool]:
+def unchanged(pairs: Sequence[tuple[Tensor, Tensor]]) -> list[bool]:
     """Return of each pair of tensors, laid out alike, whether they are equal; on every rank, where several hold them."""
-    same = [torch.equal(local(a), local(b)) for a, b in pairs]
-    return same if (world := current()) is None else world.every(same)
+    here = [torch.equal(local(a), local(b)) for a, b in pairs]
+    return here if (world := current()) is None else world.every(here)
 
 
 def _alike(one: StartValues, other: StartValues) -> bool:
-    return one.keys() == other.keys() and all(equal([(v, other[n]) for n, v in one.items()]))
+    return one.keys() == other.keys() and all(unchanged([(v, other[n]) for n, v in one.items()]))

@@ -17,7 +17,7 @@ from ..response.adam import Adam
 from ..response.exchange import replaced
 from ..response.perturb import Push
 from ..sharding.layout import gathered, local
-from ..sharding.world import current
+from ..sharding.together import same
 from .fresh import jittered, mixed, shuffled
 from .tasks import Task, lessons
 
@@ -51,15 +51,7 @@ MOVED = 0.5
 StartValues = Mapping[str, Tensor]
 
 
-def number_of(loss: Tensor) -> float:
-    """Return the value of a loss, the same on every rank."""
-    value = float(gathered(loss.detach()))
-    if (world := current()) is not None:
-        (value,) = (v for v in world.mean([value]) if v is not None)
-    return value
-
-
-def out_of_memory(error: Exception) -> bool:
+def out_of_memory(error: BaseException) -> bool:
     """Whether ``error`` says that there is no memory left."""
     return isinstance(error, MemoryError) or "out of memory" in str(error).lower()
 
@@ -75,10 +67,7 @@ class Spent:
 
     def one(self) -> None:
         self.passes += 1
-        over = self.passes > self.limit or self.budget.left <= 0
-        if (world := current()) is not None:  # ranks have clocks of their own, but must stop at the same pass
-            over = not world.every([not over])[0]
-        if over:
+        if self.passes > self.limit or self.budget.left <= 0:
             raise TooLong
 
 
@@ -127,29 +116,34 @@ class Course:
             adam = Adam(every, rate)
             for step in range(steps + 1):
                 with torch.inference_mode(False), torch.enable_grad():
-                    self.spent.one()
-                    raw, inputs = self._pass(step)
-                    inputs = [self._lessons[step]] if self.task.taught else inputs
-                    outputs = probed.select(raw)
-                    try:
-                        loss = self.task.loss(raw, outputs, inputs)
-                    except (
-                        Exception
-                    ) as error:  # it had a value as it is; a distribution may refuse what these weights make
-                        if out_of_memory(error):
-                            raise
-                        return
-                    value = number_of(loss)
-                    if not math.isfinite(value):
+                    outputs, loss = self._paid(step)
+                    value = same(None if loss is None else float(gathered(loss.detach())))
+                    if loss is None or value is None or not math.isfinite(value):
                         return
                     yield value
                     if step == steps or not loss.requires_grad:
                         return
                     adam.step(self._and_own(loss, outputs), retain_graph=probed.holds_graph)
-        except ProbeError:  # it ran as it is; with these weights it does not
-            return
         finally:
             push.restore()
+
+    def _paid(self, step: int) -> tuple[Sequence[Tensor], Tensor | None]:
+        """The outputs of one pass, and what is paid for them; ``None`` where these weights do not let it come to that."""
+        self.spent.one()
+        try:
+            raw, inputs = self._pass(step)
+        except ProbeError as error:  # it ran as it is
+            if error.__cause__ is not None and out_of_memory(error.__cause__):
+                raise error.__cause__ from None
+            return (), None
+        inputs = [self._lessons[step]] if self.task.taught else inputs
+        outputs = self.push.probed.select(raw)
+        try:
+            return outputs, self.task.loss(raw, outputs, inputs)
+        except Exception as error:  # it had a value as it is; a distribution may refuse what these weights make
+            if out_of_memory(error):
+                raise
+            return outputs, None
 
     def _start(self, values: StartValues) -> None:
         """Give the parameters ``values``."""
@@ -166,17 +160,24 @@ class Course:
 
     def _learn(self, steps: int) -> None:
         """Have the teacher say what is to be learned in so many steps."""
-        push, said = self.push, []
+        push = self.push
+        said: list[Tensor] = []
         push.restore()
         try:
             self._start(self.teacher)
             with torch.no_grad():
                 for step in range(steps + 1):
                     self.spent.one()
-                    raw, _ = self._pass(step)
+                    try:
+                        raw, _ = self._pass(step)
+                    except ProbeError as error:  # it ran as it is; with these weights it does not
+                        if error.__cause__ is not None and out_of_memory(error.__cause__):
+                            raise error.__cause__ from None
+                        raw = None
+                    if same(None if raw is None else 0.0) is None:
+                        said = []
+                        break
                     said.append(push.probed.select(raw)[push.probed.primary].detach().float().clone())
-        except ProbeError:  # it ran as it is; with these weights it does not
-            said = []
         finally:
             push.restore()
         self._lessons = lessons(push, said) if said else []
@@ -216,10 +217,12 @@ class Course:
         try:
             with torch.no_grad():
                 for step in range(self.steps + 1 - LAST, self.steps + 1):
-                    self.spent.one()
-                    raw, inputs = self._pass(step)
-                    losses.append(number_of(self.task.loss(raw, push.probed.select(raw), inputs)))
-        except (ProbeError, TooLong):
+                    _, loss = self._paid(step)
+                    paid = same(None if loss is None else float(gathered(loss.detach())))
+                    if paid is None:
+                        return False
+                    losses.append(paid)
+        except TooLong:
             return False
         finally:
             push.restore()
@@ -233,7 +236,8 @@ class Course:
 
     def begin(self, starts: Iterable[StartValues]) -> None:
         """Let progress be counted from what a constant pays; where nobody knows, from the best of ``starts``."""
-        self.base = math.nan if self.task.unit is None else self.task.unit
+        unit = None if self.task.unit is None else same(self.task.unit)
+        self.base = math.nan if unit is None else unit
         if self.task.unit is None:
             self.base = min((loss for values in starts for loss in self.run(values, 0.0, 0)), default=math.nan)
         if self.task.taught:

@@ -16,8 +16,9 @@ from dataclasses import dataclass, field, replace
 
 from ..race_records import Heat, Race
 from ..response.perturb import Push, rms
+from ..sharding.together import Parted
 from ..sharding.world import current
-from .copies import Copies, Repair, equal
+from .copies import Copies, Repair, unchanged
 from .course import LAST_HEAT, STEPS, Course, Spent, StartValues, TooLong, out_of_memory
 from .tasks import Asked, Task, taught
 
@@ -123,8 +124,8 @@ def race(
             again = over(asked.first, steps=LAST_HEAT, stands=stands)
             found = found if stands and again.outcome == "open" else again
         held = accused and found.outcome == "held"
-        if held and asked.unseen and _by_heart(push, asked.first[0], found.heats[0], spent):
-            again = over(asked.unseen, accused=False)
+        if held and asked.afresh and _by_heart(push, asked.first[0], found.heats[0], spent):
+            again = over(asked.afresh, accused=False)
             if again.outcome == "lost" and (stands or all(h.gone <= 1 - FAR_OFF for h in again.heats)):
                 found = replace(again, by_heart=found.heats[0].gone)
         # What follows no input can say the same as another one that follows none.
@@ -142,6 +143,9 @@ def race(
             return replace(found, passes=spent.passes, runs=spent.runs, told=told, cut=short and not accused)
         told = f"race: {cut_off}, so the first look decides"
         return Race("open", passes=spent.passes, runs=spent.runs, told=told, cut=short and not accused)
+    except Parted:
+        told = "race: a training step broke off on some ranks alone, so the first look decides"
+        return Race("open", passes=spent.passes, runs=spent.runs, told=told)
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error) or current() is not None:  # a rank that goes its own way leaves the others waiting
             raise
@@ -266,8 +270,8 @@ def _smallest(copies: Copies, standings: Sequence[_Standing]) -> int:
 
 def _changed(push: Push, values: StartValues) -> list[str]:
     push.restore()
-    same = equal([(push.parameters[n].detach(), new) for n, new in values.items()])
-    return [n for n, stays in zip(values, same, strict=True) if not stays]
+    stays = unchanged([(push.parameters[n].detach(), new) for n, new in values.items()])
+    return [n for n, as_it_is in zip(values, stays, strict=True) if not as_it_is]
 
 
 def _apart(push: Push, names: Iterable[str], values: StartValues) -> dict[str, float]:

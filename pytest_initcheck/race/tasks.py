@@ -70,12 +70,12 @@ class Asked:
     Attributes:
         first: what is asked first, which may convict and clear.
         convicting: what can convict, but clear of nothing, for where there is nothing else or nobody learned it.
-        unseen: functions of inputs never seen, which can take back that the user's loss was learned, by heart.
+        afresh: functions of inputs never seen, which can take back that the user's loss was learned, by heart.
     """
 
     first: Sequence[Task]
     convicting: Sequence[Task] = ()
-    unseen: Sequence[Task] = ()
+    afresh: Sequence[Task] = ()
 
 
 def asked(push: Push, loss: Loss | None = None, *, offsets: bool = False) -> Asked:
@@ -85,7 +85,7 @@ def asked(push: Push, loss: Loss | None = None, *, offsets: bool = False) -> Ask
         push, loss, offsets: as :func:`tasks`.
     """
     first = tasks(push, loss, offsets=offsets)
-    return Asked(first, convicting=convicting(push)) if loss is None else Asked(first, unseen=tasks(push))
+    return Asked(first, convicting=convicting(push)) if loss is None else Asked(first, afresh=tasks(push))
 
 
 def tasks(push: Push, loss: Loss | None = None, *, offsets: bool = False) -> list[Task]:
@@ -135,10 +135,10 @@ def _own_losses(push: Push, scored: Sequence[int]) -> tuple[int, ...]:
         outputs = push.forward(graph=True)
     except ProbeError:
         return ()
-    own = {id(p) for p in push.parameters.values()}
 
-    def reached(which: Sequence[int]) -> set[int]:
-        return own & {id(leaf) for leaf in Graph([outputs[i] for i in which]).leaves()}
+    def reached(which: Sequence[int]) -> set[str]:
+        graph = Graph([outputs[i] for i in which])
+        return {name for name, p in push.parameters.items() if graph.reaches(p)}
 
     known = reached(scored)
     return tuple(i for i in lone if reached([i]) - known)

@@ -69,24 +69,35 @@ def heard_of(push: Push, start: Tensor) -> Heard:
         known = Heard(heard, None if little is None or heard is None else little.size)
         if heard is not None and not heard < thresholds.DEAF:
             return known
+        if push.swapped is None:
+            if heard is None:
+                return known if little is None else Heard(unseen=(UNHEARD,))
+            return _elsewhere(push, start, known)
         try:
-            if push.swapped is not None:
-                much = push.swapped()
-            elif push.disturbed is None or heard is None:
-                return known if heard is not None or little is None else Heard(unseen=(UNHEARD,))
-            else:
-                # What rounds, or looks up the nearest of a few entries, may return the same for one of them.
-                draws = [push.disturbed(1.0, draw) for draw in range(AFAR)]
-                much = max(draws, key=lambda other: _at_all(push, start, other))
+            much = push.swapped()
         except ProbeError as error:
             return Heard(unseen=(f"{UNHEARD}: {error}",))
     heard = _sensitivity(push, start, much)
-    return Heard(unseen=(UNHEARD,)) if heard is None or not math.isfinite(heard) else Heard(heard, much.size)
+    return Heard(unseen=(UNHEARD,)) if heard is None else Heard(heard, much.size)
 
 
-def _at_all(push: Push, start: Tensor, other: Disturbed) -> float:
-    found = _sensitivity(push, start, other)
-    return found if found is not None and math.isfinite(found) else -1.0
+def _elsewhere(push: Push, start: Tensor, known: Heard) -> Heard:
+    """What other inputs of the size of the given ones tell; ``known`` where the model takes none of them.
+
+    What rounds, or looks up the nearest of a few entries, may return the same for one of them.
+    """
+    assert push.disturbed is not None
+    for draw in range(AFAR):
+        try:
+            other = push.disturbed(1.0, draw)
+        except ProbeError:
+            continue
+        heard = _sensitivity(push, start, other)
+        if heard is not None and math.isfinite(heard):
+            known = Heard(heard, other.size)
+            if heard >= thresholds.DEAF:
+                break
+    return known
 
 
 def calmed(push: Push, sensitivity: float) -> float:

@@ -51,6 +51,11 @@ def _healthy(_: Net) -> None:
     pass
 
 
+def _several_twins(net: Net) -> None:
+    for block in net.blocks:
+        block.w1.weight.fill_(0.1)  # type: ignore[union-attr]
+
+
 def _silent(net: Net) -> None:
     net.norm.weight.zero_()
     net.out.weight.zero_()
@@ -82,6 +87,7 @@ def _frozen(net: Net) -> None:
 SICK: dict[str, Callable[[Net], None]] = {
     "healthy": _healthy,
     "twins": _twins,
+    "several twins": _several_twins,
     "silent": _silent,
     "loud": _loud,
     "dead": _dead,

@@ -57,6 +57,11 @@ def test_ranks_that_part_ways_end_with_a_sentence(script: str) -> None:
 
 
 @pytest.mark.slow
+def test_codebooks_losses_budgets_and_graphs_that_are_held() -> None:
+    assert wrong(torchrun("others.py"), 2) == []
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_what_only_sharding_can_break_is_found(ranks: int) -> None:
     assert wrong(torchrun("faults.py", ranks=ranks), ranks) == []
