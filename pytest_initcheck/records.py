@@ -186,8 +186,8 @@ class Response:
         mixed_at: the first module that does this, ``""`` for the model itself; ``None`` where none does.
         mixed_by_softmax: whether a softmax runs along the samples there.
         disturbance: the relative change of the input that this was asked with: small for numbers, above 1 where samples were exchanged,
-            because integers and flags cannot be changed a little; 0 where it was read off the gradient, to first order, and so far from
-            every bound that no pass was spent on it.
+            because integers and flags cannot be changed a little, and 1 where a single sample got other numbers of the same size; 0 where
+            it was read off the gradient, to first order, and so far from every bound that no pass was spent on it.
         output_rms: RMS of the output.
         output_centred_rms: RMS of the output around its mean over the samples.
         unit: scale on which changes of the output are judged: 1, but the output's own RMS for a softmax over many classes.

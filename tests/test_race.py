@@ -685,3 +685,27 @@ def test_a_loss_of_the_model_s_own_is_trained_where_parameters_learn_from_it_alo
 
     assert asked
     assert {task.own_losses for task in asked} == {own}
+
+
+class RunsOut(nn.Module):
+    """Has memory for so many passes, whoever makes them."""
+
+    def __init__(self, passes: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 4))
+        nn.init.normal_(self.body[2].weight, std=1e-5)
+        self.passes = iter(range(passes))  # which no guard winds back
+
+    def forward(self, x: Tensor) -> Tensor:
+        if next(self.passes, None) is None:
+            raise RuntimeError("CUDA out of memory")
+        return self.body(x)
+
+
+def test_a_forward_pass_without_memory_is_no_run_that_breaks_off():
+    torch.manual_seed(0)
+    report = check_init(RunsOut(12), vectors())
+
+    assert report.race is not None
+    assert report.race.told == "race: out of memory, so the first look decides"
+    assert report.race.told in report.trace.unseen

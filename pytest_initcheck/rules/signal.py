@@ -34,7 +34,8 @@ SAMPLES = 8
     family="signal",
     severity="error",
     threshold=f"the output's variation across samples is below {thresholds.BLIND:g} of its RMS, or its relative change under a disturbed input "
-    f"below {thresholds.DEAF:g} of the disturbance, nor does it answer when samples are exchanged, and no step changes that (see unresponsive)",
+    f"below {thresholds.DEAF:g} of the disturbance, nor does it answer when samples are exchanged (or, of one sample, when its numbers are), "
+    "and no step changes that (see unresponsive)",
     evidence="shut or saturated layers of harmed pairs: below 1e-7; zero heads and zero-init gates start there too, but move",
     limits="a batch of equal samples looks the same: that is said as a note; one sample of integers, or inputs that the model refuses to take in "
     "another order, are not judged, and the report says so",
