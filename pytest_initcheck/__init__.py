@@ -67,9 +67,12 @@ def __getattr__(name: str) -> Any:
         # Not kept: where pytest runs inside pytest, the inner run drops the modules that it imported.
         return getattr(import_module(f".{_HOME[name]}", __name__), name)
     if name == "__version__":
-        from importlib.metadata import version
+        from importlib.metadata import PackageNotFoundError, version
 
-        return version("pytest-initcheck")
+        try:
+            return version("pytest-initcheck")
+        except PackageNotFoundError:  # on the path, and not installed
+            return "unknown"
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

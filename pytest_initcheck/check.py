@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 from torch import nn
 
 from . import rules
+from .budget import TimeBudget
 from .errors import InitcheckError, ProbeError, SettingsError, UnhealthyInit
 from .examine import examine
 from .measured import Loss, Request
@@ -69,6 +71,7 @@ def check(
     race: Literal["doubt", "accused", "none"] = "doubt",
     fixes: bool = True,
     faults: Mapping[str, ConstructionFault] | None = None,
+    budget: str | None = None,
 ) -> Report:
     """As :func:`check_init`, with parsed settings and a name for the report (what the surfaces call).
 
@@ -80,13 +83,17 @@ def check(
         race: which models are raced against repaired copies: those in doubt, accused ones alone, or none.
         fixes: whether to try fixes on a copy of an unhealthy model.
         faults: what construction left undone in a module, by name, where whoever built it knows.
+        budget: what the check may spend, in the words of the setting ``time_budget``, where it is not that setting.
 
     Raises:
         SettingsError, ProbeError, TargetError: as :func:`check_init`; any other exception becomes the cause of a
             ``ProbeError``.
     """
     try:
-        return _check(model, Request(inputs, loss, settings, name, extra_rules or {}, race, fixes), faults)
+        request = Request(inputs, loss, settings, name, extra_rules or {}, race, fixes)
+        if budget is not None:
+            request = replace(request, budget=TimeBudget.of(budget))
+        return _check(model, request, faults)
     except InitcheckError:
         raise
     except Exception as error:

@@ -65,7 +65,7 @@ class Edit:
         with torch.no_grad():
             if self.kind == "normal":
                 with whole_to_fill(parameter) as whole:
-                    whole.copy_(torch.randn(parameter.shape, generator=generator).mul_(self.std))
+                    whole.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float32).mul_(self.std))
             else:
                 parameter.fill_(self.std)
 

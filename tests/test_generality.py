@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import pytest
@@ -210,3 +211,33 @@ def test_a_gradient_that_adam_does_not_feel_moves_nothing(
 
     assert ("unresponsive" in errors(report)) is sick, report.response
     assert report.ok is not sick
+
+
+def test_the_default_dtype_of_the_user_is_not_ours():
+    """A head far too loud comes to the fit, whose targets are drawn in single precision."""
+    torch.set_default_dtype(torch.float64)
+    try:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(8, 32), nn.Tanh(), nn.Linear(32, 4))
+        with torch.no_grad():
+            model[2].weight *= 1000
+        report = check_init(model, torch.randn(16, 8))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert [f.rule for f in report.findings if f.severity == "error"] == ["unreachable-targets"], report
+
+
+def test_a_part_may_be_copied_in_the_forward_pass():
+    class Follows(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.head = nn.Linear(8, 32), nn.Linear(32, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = torch.relu(self.body(x))
+            return self.head(h) + copy.deepcopy(self.head).requires_grad_(False)(h)
+
+    torch.manual_seed(0)
+    report = check_init(Follows(), torch.randn(16, 8))
+    assert report.ok, report
+    assert {"body", "head"} <= set(report.layers)

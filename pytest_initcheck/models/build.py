@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -175,9 +175,14 @@ def filled_memory() -> Iterator[None]:
 
 def unwritten(model: nn.Module) -> dict[str, ConstructionFault]:
     """Return the parameters and buffers that hold the filling of :func:`filled_memory`, and how much of it."""
+    return still_filled(_tensors_of(model))
+
+
+def still_filled(named: Iterable[tuple[str, Tensor]]) -> dict[str, ConstructionFault]:
+    """Return which of these tensors hold the filling of :func:`filled_memory`, and how much of it."""
     found: dict[str, ConstructionFault] = {}
     uninitialized = (nn.parameter.UninitializedParameter, nn.parameter.UninitializedBuffer)
-    for name, tensor in _tensors_of(model):
+    for name, tensor in named:
         if isinstance(tensor, uninitialized) or tensor.device.type == "meta" or tensor.numel() == 0:
             continue
         share = _filled(tensor.detach())

@@ -121,6 +121,8 @@ class SuiteWatch:
         settings = replace(settings, seeds=1, deferred=None, stream=None)  # these need a factory
         loss = hook.pytest_initcheck_loss(name=name)
         rules = extra_rules(hook)
+        # Of a slow model, two hundred steps are no look in passing.
+        budget = None if "time_budget" in settings.given else f"{self._budget.seconds:g}s"
         try:
             with shown_in(self._config, name):
                 report = check(
@@ -133,6 +135,7 @@ class SuiteWatch:
                     race="none",
                     fixes=fixes,
                     faults=faults,
+                    budget=budget,
                 )
         except Exception as e:
             if settings.debug:  # the listener makes a reason of it, and the test goes on

@@ -8,6 +8,8 @@ from time import process_time
 
 #: CPU seconds that watching may take in any suite: a share of a suite of three tests is not worth a name.
 LEAST = 2.0
+#: Of these, what one look may spend on questions that the first pass leaves open, at least and at most.
+LEAST_LOOK, MOST_LOOK = 5.0, 20.0
 
 
 class Budget:
@@ -30,6 +32,12 @@ class Budget:
         if self._share == 0:
             return False
         return self._spent < part * max(LEAST, self._share * (process_time() - self._taken))
+
+    @property
+    def seconds(self) -> float:
+        """CPU seconds that one look may take for what it is not bound to ask: what is left, within bounds."""
+        left = max(LEAST, self._share * (process_time() - self._taken)) - self._spent
+        return min(max(left, LEAST_LOOK), MOST_LOOK)
 
     @contextmanager
     def spending(self, *, warms: bool = False) -> Iterator[None]:

@@ -40,6 +40,11 @@ def is_glance(report: Report) -> bool:
     return report.trace.batch == 1 or report.trace.equal_samples
 
 
+def is_undecided(report: Report) -> bool:
+    """Return whether the budget of the look was spent before it could say."""
+    return any(f.rule == "undecided" for f in report.findings)
+
+
 def second_look(look: Look, model: nn.Module, inputs: Any, first: Report) -> tuple[str, Report, str]:
     """Return whether an unhealthy model is at fault: its state, the report that shows it, and what is to be said of it.
 
@@ -59,7 +64,7 @@ def second_look(look: Look, model: nn.Module, inputs: Any, first: Report) -> tup
             other = look(model, own, False)
         except ProbeError:  # not every value will do
             continue
-        if other.ok and not is_glance(other):
+        if other.ok and not is_glance(other) and not is_undecided(other):
             return "healthy", other, "with inputs of our own of the same shapes"
     if not any(f.rule in ABOUT_VALUES for f in _errors(first)):
         return "unhealthy", first, ""

@@ -8,15 +8,15 @@ operating system would be.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import nn
 from torch.nn.parameter import UninitializedParameter
 from torch.utils.weak import WeakIdKeyDictionary
 
-from ..models.build import filled_memory, unwritten
+from ..models.build import filled_memory, still_filled
 from ..records import ConstructionFault
 
 
@@ -45,28 +45,46 @@ class Filling:
         """Return the parameters that still hold the filling, by name; a buffer may be NaN on purpose."""
         if not self._suspicious(module):
             return {}
-        parameters = {name for name, _ in module.named_parameters()}
-        return {name: fault for name, fault in unwritten(module).items() if name in parameters}
+        return still_filled((name, p) for name, p in module.named_parameters() if _filled(p))
 
     def clear(self, module: nn.Module) -> None:
         """Set to zero what still holds the filling; a module is asked once."""
-        if self._suspicious(module):
-            for fault in self.faults(module):
-                values = module.get_parameter(fault).data
-                values[values.isnan()] = 0
-        for part in module.modules():
+        parts = [part for part in module.modules() if part in self._built]
+        if not parts:
+            return
+        with _untraced():
+            # Of parts that were copied from built ones, too, as the layers of a transformer are.
+            for part in module.modules():
+                for p in part._parameters.values():
+                    if p is not None and _filled(p):
+                        values = p.data
+                        values[values.isnan()] = 0
+        for part in parts:
             self._built.pop(part, None)
 
     def _suspicious(self, module: nn.Module) -> bool:
-        return any(
-            part in self._built
-            and any(
-                not isinstance(p, UninitializedParameter)
-                and p.is_floating_point()
-                and not p.is_meta
-                and p.isnan().any()
-                for p in part._parameters.values()
-                if p is not None
-            )
-            for part in module.modules()
+        parts = list(module.modules())
+        return any(part in self._built for part in parts) and any(
+            _filled(p) for part in parts for p in part._parameters.values() if p is not None
         )
+
+
+@contextmanager
+def _untraced() -> Iterator[None]:
+    """Let torch.jit's tracer see nothing of this."""
+    state = torch._C._get_tracing_state()
+    torch._C._set_tracing_state(None)  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        torch._C._set_tracing_state(state)  # type: ignore[attr-defined]
+
+
+def _filled(p: object) -> bool:
+    """Whether a parameter holds a NaN; one that is not made of plain numbers cannot be asked."""
+    if not isinstance(p, torch.Tensor) or isinstance(p, UninitializedParameter):
+        return False
+    try:
+        return bool(p.is_floating_point() and not p.is_meta and p.isnan().any())
+    except Exception:  # a tensor of another library's, or under a transform of torch's
+        return False

@@ -33,7 +33,7 @@ from ..report import Report
 from ..words import first_line
 from .unsuited import call_reason, input_reason, model_reason
 from .watch_budget import Budget
-from .watch_evidence import CERTAIN, is_glance, second_look, telling
+from .watch_evidence import CERTAIN, is_glance, is_undecided, second_look, telling
 from .watch_filling import Filling
 from .watch_key import model_key, shape_key, source_digest
 from .watch_told import CERTAINLY, GLANCED, HEALTHY, PUT_OFF, SKIPPED, UNHEALTHY, UNJUDGED
@@ -147,6 +147,8 @@ class Listener:
             __tracebackhide__ = True
             # First, because a compiler that traces this must not see anything of ours.
             if torch.compiler.is_compiling() or listener._inside or listener._deaf():
+                if not torch.compiler.is_compiling() and listener._test is not None and not listener._inside:
+                    outside_of_compilation(listener._filling.clear)(self)  # of another thread: it is not looked at
                 return original(self, *args, **kwargs)
             listener._inside = True
             try:
@@ -222,9 +224,9 @@ class Listener:
         if next(module.parameters(), None) is None:
             self._parts[module] = True
             return None
-        if reason := call_reason():
-            return self._skip(module, f"{type(module).__name__} {reason}", reason)
         try:
+            if reason := call_reason():
+                return self._skip(module, f"{type(module).__name__} {reason}", reason)
             self._judge(module, args, kwargs)
         finally:
             self._filling.clear(module)
@@ -273,6 +275,12 @@ class Listener:
         self._seen[module] = True
         times = self._times[key] = self._times.get(key, 0) + 1
         glanced = report.ok and is_glance(report)
+        if report.ok and is_undecided(report):  # it would be as slow at the next call
+            self._settle(module, key, shape)
+            self._note(
+                module, key, UNJUDGED, "what the first pass left open was not decided within the budget of one look"
+            )
+            return
         certain = any(f.rule in CERTAIN for f in report.findings)
         if certain or (report.ok and not glanced) or times >= CALLS:
             self._settle(module, key, shape)

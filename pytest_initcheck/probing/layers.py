@@ -159,6 +159,15 @@ class Entry:
     opaque: str | None = None
 
 
+def _apart(method: Callable[[Any, Any, Any], None]) -> Callable[[nn.Module, Any, Any], None]:
+    """``method`` as a hook that a copy of the module keeps as it is: of a bound method, deepcopy copies what it is bound to."""
+
+    def hook(module: nn.Module, args: Any, output: Any) -> None:
+        method(module, args, output)
+
+    return hook
+
+
 def looks_up(module: nn.Module, args: Any, output: Any) -> bool:
     """Return whether a module without parts was given ids and returned numbers."""
     ids = args and isinstance(args[0], Tensor) and not args[0].is_floating_point() and not args[0].is_complex()
@@ -248,10 +257,10 @@ class Watch(TorchFunctionMode):
             self._handles.append(
                 module.register_forward_pre_hook(self._entering(path, own), with_kwargs=True, prepend=True)
             )
-            self._handles.append(module.register_forward_hook(self._leaving, prepend=self._first))
+            self._handles.append(module.register_forward_hook(_apart(self._leaving), prepend=self._first))
         for module in self._model.modules():
             if isinstance(module, ParametrizationList):
-                self._handles.append(module.register_forward_hook(self._making))
+                self._handles.append(module.register_forward_hook(_apart(self._making)))
         self._recording = True
         super().__enter__()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
         return self

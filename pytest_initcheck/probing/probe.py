@@ -417,7 +417,7 @@ def _loss_of(loss: Loss | None, raw: Any) -> Tensor | None:
 def _cotangent(head: Tensor, batch: int | None, generator: torch.Generator, scale: float) -> Tensor:
     if head.numel() == 1:
         return torch.full_like(head, scale)
-    direction = centred(torch.randn(head.shape, generator=generator, device="cpu"), batch)
+    direction = centred(torch.randn(head.shape, generator=generator, dtype=torch.float32, device="cpu"), batch)
     size = float(direction.square().mean().sqrt()) or 1.0
     return direction.mul_(scale / (size * head.numel())).to(device=head.device, dtype=head.dtype)
 

@@ -21,14 +21,14 @@ def mixed(inputs: Sequence[Tensor], batch: int | None, generator: torch.Generato
     """
     samples = batch or 1
     other = torch.randperm(samples, generator=generator)
-    angle = torch.rand(samples, generator=generator) * torch.pi / 2
+    angle = torch.rand(samples, generator=generator, dtype=torch.float32) * torch.pi / 2
     found = []
     for x in inputs:
         dim = sample_dim(x, batch) if is_dense(x) else None
         if dim is None or x.is_complex() or x.is_inference():
             found.append(x)
         elif not x.is_floating_point():
-            take = torch.rand(x.shape, generator=generator) < 0.5
+            take = torch.rand(x.shape, generator=generator, dtype=torch.float32) < 0.5
             found.append(torch.where(take.to(x.device), x.detach().index_select(dim, other.to(x.device)), x.detach()))
         elif disturbable(x):
             found.append(_blended(x.detach(), dim, other, angle))

@@ -192,7 +192,9 @@ def lessons(push: Push, said: Sequence[Tensor]) -> list[Tensor]:
 
 def _by_heart(push: Push) -> Task:
     at, unit = push.probed.primary, natural_unit(push.start)
-    goal = unit * torch.randn(push.start.shape, generator=torch.Generator().manual_seed(push.seed + 3))
+    goal = unit * torch.randn(
+        push.start.shape, generator=torch.Generator().manual_seed(push.seed + 3), dtype=torch.float32
+    )
     if push.start.numel() and float(push.start.min()) >= 0:
         goal = goal.abs()
     goal = goal.to(push.start.device)
@@ -300,7 +302,9 @@ class _Features:
         self._spread = rms(total - self._middle)
         self._given: Tensor | None = None
         if not self._spread > 0 or not math.isfinite(self._spread):  # inputs that are the same for all samples
-            self._given = torch.randn(self._batch, rank, generator=torch.Generator().manual_seed(self._seed))
+            self._given = torch.randn(
+                self._batch, rank, generator=torch.Generator().manual_seed(self._seed), dtype=torch.float32
+            )
 
     def __call__(self, inputs: Sequence[Tensor]) -> Tensor:
         """Return ``[batch, rank]``."""
@@ -319,16 +323,16 @@ class _Features:
 
     def _projected(self, inputs: Sequence[Tensor]) -> Tensor:
         generator = torch.Generator().manual_seed(self._seed)
-        total = torch.zeros(self._batch, self._rank)
+        total = torch.zeros(self._batch, self._rank, dtype=torch.float32)
         for x, scale in zip(inputs, self._scales, strict=True):
             flat = self._flat(x)
             if flat is None:
                 continue
             if x.is_floating_point() or x.dtype in (torch.bool, torch.uint8):
-                total += flat @ torch.randn(flat.shape[1], self._rank, generator=generator) / scale
+                total += flat @ torch.randn(flat.shape[1], self._rank, generator=generator, dtype=torch.float32) / scale
             else:
                 # Ids have no order: a number of its own for each, and wherever it stands, for models that do not tell places.
-                turn, phase = torch.rand(2, self._rank, generator=generator) * 2 * math.pi
+                turn, phase = torch.rand(2, self._rank, generator=generator, dtype=torch.float32) * 2 * math.pi
                 total += torch.cos(flat[..., None] * turn + phase).mean(1) * math.sqrt(2 * flat.shape[1])
         return total
 
@@ -346,7 +350,7 @@ def _target(push: Push, output: Tensor) -> Wanted:
         raw = _whole(push, output, generator)
     values = raw(push.probed.inputs())
     dim = sample_dim(values, push.probed.batch)
-    middle = values.mean(dim, keepdim=True) if dim is not None else torch.zeros(())
+    middle = values.mean(dim, keepdim=True) if dim is not None else torch.zeros((), dtype=torch.float32)
     size = max(rms(values - middle), 1e-12)
 
     def target(inputs: Sequence[Tensor]) -> Tensor:
@@ -359,7 +363,7 @@ def _whole(push: Push, output: Tensor, generator: torch.Generator) -> Wanted:
     dim = sample_dim(output, push.probed.batch) or 0
     rest = [s for d, s in enumerate(output.shape) if d != dim]
     features = _Features(push, RANK)
-    mix = torch.randn(RANK, math.prod(rest), generator=generator)
+    mix = torch.randn(RANK, math.prod(rest), generator=generator, dtype=torch.float32)
 
     def target(inputs: Sequence[Tensor]) -> Tensor:
         return (torch.tanh(2 * features(inputs)) @ mix).reshape([-1, *rest]).movedim(0, dim)
@@ -377,7 +381,9 @@ def _local(push: Push, at: int, output: Tensor, generator: torch.Generator) -> W
         return None
     channel = differing[0] if differing else (x.ndim - 1 if x.ndim == 3 else 1)
     size = max(rms(centred(torch.nan_to_num(x.detach().float(), 0.0, 0.0, 0.0), push.probed.batch)), 1e-12)
-    mix = torch.randn(x.shape[channel], output.shape[channel], generator=generator) / math.sqrt(x.shape[channel])
+    mix = torch.randn(x.shape[channel], output.shape[channel], generator=generator, dtype=torch.float32) / math.sqrt(
+        x.shape[channel]
+    )
 
     def target(inputs: Sequence[Tensor]) -> Tensor:
         values = torch.nan_to_num(inputs[at].detach().to("cpu", torch.float32), 0.0, 0.0, 0.0).movedim(channel, -1)
@@ -392,11 +398,11 @@ def _maps(push: Push, output: Tensor, generator: torch.Generator) -> Wanted:
     channel = output.ndim - 1 if output.ndim == 3 else 1
     waves = []
     for _ in range(MAP_RANK):
-        wave = torch.ones(())
+        wave = torch.ones((), dtype=torch.float32)
         for d in range(1, output.ndim):
             size = output.shape[d]
             if d == channel:
-                line = torch.randn(size, generator=generator)
+                line = torch.randn(size, generator=generator, dtype=torch.float32)
             else:
                 turns = int(torch.randint(0, 3, (), generator=generator))
                 line = torch.cos(math.pi * turns * (torch.arange(size) + 0.5) / size)

@@ -42,7 +42,7 @@ def _reached(push: Push, names: list[str], closed: Sequence[str], look: int) -> 
     with torch.no_grad():
         for name in closed:
             p = push.parameters[name]
-            p.data.add_((torch.randn(p.shape, generator=generator) * 1e-2).to(p.device, p.dtype))
+            p.data.add_((torch.randn(p.shape, generator=generator, dtype=torch.float32) * 1e-2).to(p.device, p.dtype))
     probed, call = push.probed, push.probed.call
     swap = {id(t): _other_values(t, generator, look) for t in probed.inputs()}
     leaves = [push.parameters[n] for n in names]
@@ -50,7 +50,9 @@ def _reached(push: Push, names: list[str], closed: Sequence[str], look: int) -> 
         with torch.enable_grad(), _seeded_anew(probed.model, push.seed + 100 + look):
             raw = probed.rerun_raw(replaced(call.args, swap), replaced(call.kwargs, swap))
             roots = [o for o in float_outputs(raw) if o.requires_grad]
-            signals = [torch.randn(o.shape, generator=generator).to(o.device, o.dtype) for o in roots]
+            signals = [
+                torch.randn(o.shape, generator=generator, dtype=torch.float32).to(o.device, o.dtype) for o in roots
+            ]
             slopes = gradients(roots, leaves, signals, retain_graph=probed.holds_graph) if roots else []
     except (ProbeError, RuntimeError):  # these values are none that the model takes
         return set()

@@ -49,16 +49,16 @@ def targets(push: Push, output: Tensor) -> Tensor:
     generator = torch.Generator().manual_seed(push.seed + 1)
     dim = sample_dim(output, push.probed.batch)
     if dim is None:
-        target = torch.randn(output.shape, generator=generator)
+        target = torch.randn(output.shape, generator=generator, dtype=torch.float32)
     else:
         features = torch.tanh(_features(push, generator))
         rest = [s for d, s in enumerate(output.shape) if d != dim]
-        mix = torch.randn(TARGET_RANK, math.prod(rest), generator=generator)
+        mix = torch.randn(TARGET_RANK, math.prod(rest), generator=generator, dtype=torch.float32)
         target = (features @ mix).reshape([output.shape[dim], *rest]).movedim(0, dim)
     target = centred(target, push.probed.batch)
     size = rms(target)
     if size == 0 or not math.isfinite(size):
-        target = centred(torch.randn(output.shape, generator=generator), push.probed.batch)
+        target = centred(torch.randn(output.shape, generator=generator, dtype=torch.float32), push.probed.batch)
         size = max(rms(target), 1e-12)
     return (target / size).to(output.device, torch.float32)
 
@@ -66,7 +66,7 @@ def targets(push: Push, output: Tensor) -> Tensor:
 def _features(push: Push, generator: torch.Generator) -> Tensor:
     """``[batch, rank]`` random projections of the inputs, of about unit variance over the samples."""
     batch = push.probed.batch or 1
-    total = torch.zeros(batch, TARGET_RANK)
+    total = torch.zeros(batch, TARGET_RANK, dtype=torch.float32)
     for x in push.probed.inputs():
         dim = sample_dim(x, batch)
         if dim is None or x.is_complex():
@@ -78,12 +78,12 @@ def _features(push: Push, generator: torch.Generator) -> Tensor:
             # Ids have no order: hash each to a phase, so that different tokens are unrelated.
             flat = torch.cos(flat * 12.9898 + torch.arange(flat.shape[1]) * 78.233)
         flat = torch.nan_to_num(flat, 0.0, 0.0, 0.0)
-        total += flat @ torch.randn(flat.shape[1], TARGET_RANK, generator=generator)
+        total += flat @ torch.randn(flat.shape[1], TARGET_RANK, generator=generator, dtype=torch.float32)
     level = rms(total)
     total = total - total.mean(0)
     spread = rms(total)
     if spread <= thresholds.BLIND * level:  # of samples that are equal, rounding alone is left
-        return torch.randn(batch, TARGET_RANK, generator=generator)
+        return torch.randn(batch, TARGET_RANK, generator=generator, dtype=torch.float32)
     return 2 * total / spread
 
 

@@ -123,7 +123,7 @@ def _swapper(probed: Probed, given: Sequence[Tensor]) -> Callable[[], Disturbed]
 def noisy(tensor: Tensor, size: float, generator: torch.Generator) -> Tensor:
     """Return ``tensor`` with noise of ``size`` times its RMS."""
     held = gathered(tensor.detach())
-    noise = torch.randn(held.shape, generator=generator).to(held.device)
+    noise = torch.randn(held.shape, generator=generator, dtype=torch.float32).to(held.device)
     scale = held.float().square().mean().sqrt() * size
     return spread_as((held.float() + noise * scale).to(held.dtype), tensor)
 

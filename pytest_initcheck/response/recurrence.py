@@ -48,7 +48,7 @@ def _left(module: Any, seed: int) -> float:
     samples = 16
 
     def draw(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=generator).to(weight)
+        return torch.randn(shape, generator=generator, dtype=torch.float32).to(weight)
 
     x = draw(samples, module.input_size) if cell else draw(samples, 1, module.input_size)
     if not cell and not module.batch_first:
@@ -96,7 +96,7 @@ def shut_gates(model: nn.Module, *, seed: int = 0) -> dict[str, float]:
 def _shut(module: Any, seed: int) -> float:
     generator = torch.Generator().manual_seed(seed)
     weight = next(module.parameters())
-    xs = torch.randn((_STEPS, 16, module.input_size), generator=generator).to(weight)
+    xs = torch.randn((_STEPS, 16, module.input_size), generator=generator, dtype=torch.float32).to(weight)
     with torch.no_grad():
         if isinstance(module, nn.RNNCellBase):
             state: Any = None

@@ -76,11 +76,11 @@ def _nudged(push: Push, names: list[str], look: int) -> list[Tensor] | None:
     signals = torch.Generator().manual_seed(push.seed + 200)
     with torch.no_grad():
         for p in push.parameters.values():
-            noise = torch.randn(p.shape, generator=generator).to(p.device)
+            noise = torch.randn(p.shape, generator=generator, dtype=torch.float32).to(p.device)
             p.data.add_((noise * (rms(p) * NUDGE)).to(p.dtype))
     try:
         outputs = [o for o in push.forward(graph=True) if o.requires_grad]
-        given = [torch.randn(o.shape, generator=signals).to(o.device, o.dtype) for o in outputs]
+        given = [torch.randn(o.shape, generator=signals, dtype=torch.float32).to(o.device, o.dtype) for o in outputs]
         found = gradients(outputs, [push.parameters[n] for n in names], given, retain_graph=push.probed.holds_graph)
     except (ProbeError, RuntimeError):  # a backward pass that refuses autograd.grad
         return None

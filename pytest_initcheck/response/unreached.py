@@ -75,7 +75,7 @@ def _moves(push: Push, names: list[str], closed: list[str]) -> bool:
 
 
 def _disturb(parameter: torch.Tensor, size: float, generator: torch.Generator) -> None:
-    noise = torch.randn(parameter.shape, generator=generator).to(parameter.device)
+    noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float32).to(parameter.device)
     parameter.data.add_((noise * size).to(parameter.dtype))
 
 

@@ -9,6 +9,8 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
+from pytest_initcheck.plugin import watch_budget
+
 SICK = """
 import torch
 from zoo import Healthy, Sick
@@ -691,3 +693,95 @@ def test_a_deadline_of_hypothesis_does_not_count_the_probe(models: pytest.Pytest
 
     result.stdout.fnmatch_lines(["initcheck: skipped Healthy: called in a test of hypothesis, whose deadline would *"])
     models.runpytest("--initcheck").stdout.fnmatch_lines(["initcheck: watched 1 model that the tests call"])
+
+
+LEFT = """
+import threading
+import torch
+from torch import nn
+
+class Odd(torch.Tensor):
+    def isnan(self):
+        raise NotImplementedError
+
+class Scale(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.lin = nn.Linear(1024, 4)
+        self.odd = nn.Parameter(torch.ones(3).as_subclass(Odd))
+        self.scale = nn.Parameter(torch.empty(1 << 23))  # fresh from the operating system: zeros
+
+    def forward(self, x):
+        return self.lin(x) * self.scale[:4]
+
+X = torch.ones(2, 1024)
+
+def finite(y):
+    assert not y.isnan().any()
+
+def test_called():
+    finite(Scale()(X))
+
+def test_profiled():
+    model = Scale()
+    with torch.autograd.profiler.profile():
+        y = model(X)
+    finite(y)
+
+def test_in_vmap():
+    finite(torch.vmap(Scale())(X))
+
+def test_in_a_thread():
+    model, got = Scale(), []
+    thread = threading.Thread(target=lambda: got.append(model(X)))
+    thread.start()
+    thread.join()
+    finite(got[0])
+
+def test_by_functional_call():
+    model = Scale()
+    finite(torch.func.functional_call(model, {n: p.detach() for n, p in model.named_parameters()}, (X,)))
+
+def test_traced():
+    finite(torch.jit.trace(Scale(), X, check_trace=False)(X))
+"""
+
+
+def test_what_was_filled_is_as_fresh_memory_wherever_a_model_is_called(models: pytest.Pytester):
+    result = in_a_process_of_its_own(models, LEFT, "--initcheck-watch=report", "-W", "ignore::DeprecationWarning")
+
+    assert result.parseoutcomes().get("failed", 0) == 0, lines(result)
+    assert result.parseoutcomes()["passed"] == 6
+    assert "TracerWarning" not in lines(result)
+
+
+SLOW = """
+import torch
+from torch import nn
+
+class Bank(nn.Module):
+    def __init__(self):  # in Hz: no step of an optimizer moves what comes of it
+        super().__init__()
+        self.low = nn.Parameter(torch.linspace(30, 7000, 64)[:, None])
+        self.band = nn.Parameter(torch.full((64, 1), 110.0))
+
+    def forward(self, x):
+        t = torch.arange(-32, 33) / 16000
+        high = self.low + self.band
+        filters = (2 * torch.pi * t * high).sin() - (2 * torch.pi * t * self.low).sin()
+        return nn.functional.conv1d(x, filters[:, None], padding=32)
+
+def test_slow():
+    for n in 1600, 1601:
+        Bank()(torch.rand(2, 1, n))
+"""
+
+
+def test_what_a_look_has_no_time_to_decide_is_not_judged(models: pytest.Pytester, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(watch_budget, "LEAST_LOOK", 0.0)
+    monkeypatch.setattr(watch_budget, "MOST_LOOK", 0.0)
+    result = watched(models, SLOW, "--initcheck-watch=report")
+
+    assert result.ret == 0
+    told = "initcheck: not judged Bank: what the first pass left open was not decided within the budget of one look"
+    assert told in lines(result), lines(result)
