@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import nn
 from torch.nn.parameter import UninitializedParameter
+from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils.weak import WeakIdKeyDictionary
 
 from ..models.build import filled_memory, still_filled
@@ -49,10 +50,10 @@ class Filling:
 
     def clear(self, module: nn.Module) -> None:
         """Set to zero what still holds the filling; a module is asked once."""
-        parts = [part for part in module.modules() if part in self._built]
+        parts = [part for part in module.modules() if part in self._built] if self._built else []
         if not parts:
             return
-        with _untraced():
+        with _unseen():
             # Of parts that were copied from built ones, too, as the layers of a transformer are.
             for part in module.modules():
                 for p in part._parameters.values():
@@ -70,13 +71,18 @@ class Filling:
 
 
 @contextmanager
-def _untraced() -> Iterator[None]:
-    """Let torch.jit's tracer see nothing of this."""
-    state = torch._C._get_tracing_state()
+def _unseen() -> Iterator[None]:
+    """Let no tracer, mode or profiler of the test's see anything of this."""
+    state, profiled = torch._C._get_tracing_state(), torch._C._autograd._profiler_enabled()
     torch._C._set_tracing_state(None)  # type: ignore[attr-defined]
+    if profiled:
+        torch._C._autograd._enable_record_function(False)
     try:
-        yield
+        with _disable_current_modes(), torch._C.DisableTorchFunction(), torch.no_grad():
+            yield
     finally:
+        if profiled:
+            torch._C._autograd._enable_record_function(True)
         torch._C._set_tracing_state(state)  # type: ignore[attr-defined]
 
 

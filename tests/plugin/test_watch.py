@@ -728,6 +728,21 @@ def test_profiled():
         y = model(X)
     finite(y)
 
+def test_profiled_and_counted():
+    names = []
+
+    class Counts(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            names.append(str(func))
+            return func(*args, **(kwargs or {}))
+
+    model, other = Scale(), Scale()
+    with torch.autograd.profiler.profile() as seen:
+        model(X)
+    with Counts():
+        other(X)
+    assert not [n for n in (*names, *(e.name for e in seen.function_events)) if "isnan" in n or "index_put" in n]
+
 def test_in_vmap():
     finite(torch.vmap(Scale())(X))
 
@@ -751,7 +766,7 @@ def test_what_was_filled_is_as_fresh_memory_wherever_a_model_is_called(models: p
     result = in_a_process_of_its_own(models, LEFT, "--initcheck-watch=report", "-W", "ignore::DeprecationWarning")
 
     assert result.parseoutcomes().get("failed", 0) == 0, lines(result)
-    assert result.parseoutcomes()["passed"] == 6
+    assert result.parseoutcomes()["passed"] == 7
     assert "TracerWarning" not in lines(result)
 
 
