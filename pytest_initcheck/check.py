@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any, Literal
 
 from torch import nn
 
 from . import rules
-from .budget import TimeBudget
 from .errors import InitcheckError, ProbeError, SettingsError, UnhealthyInit
 from .examine import examine
 from .measured import Loss, Request
@@ -90,9 +88,7 @@ def check(
             ``ProbeError``.
     """
     try:
-        request = Request(inputs, loss, settings, name, extra_rules or {}, race, fixes)
-        if budget is not None:
-            request = replace(request, budget=TimeBudget.of(budget))
+        request = Request(inputs, loss, settings, name, extra_rules or {}, race, fixes, limits=budget)
         return _check(model, request, faults)
     except InitcheckError:
         raise

@@ -58,7 +58,7 @@ def examine(model: nn.Module, request: Request, faults: Mapping[str, Constructio
         return one_report(model, request.settings.timeout, lambda whole: examine(whole, request, faults))
     refuse(model)
     budget = TimeBudget if current() is None else SharedBudget
-    request = replace(request, budget=request.budget or budget.of(request.settings.time_budget))
+    request = replace(request, budget=request.budget or budget.of(request.limits or request.settings.time_budget))
     try:
         measured = measured_in_any_format(model, request, {} if faults is None else faults)
     except ProbeError as error:

@@ -62,7 +62,8 @@ class Request:
         race: which models are raced against repaired copies: those in ``"doubt"``, ``"accused"`` ones alone, or ``"none"``.
         fixes: whether an unhealthy model is explained: fixes tried, distributions named, histograms taken.
         streamed: what is asked in place of the weights, where they are never all in memory; fixes are not tried then.
-        budget: what the check spends from; that of the settings if ``None``.
+        limits: what the check may spend, as the setting ``time_budget`` says it; that setting if ``None``.
+        budget: what the check spends from, where that was begun already; one of these limits if ``None``.
         refill: gives the parameters the values that they have now once more; without it a copy is kept.
     """
 
@@ -74,6 +75,7 @@ class Request:
     race: Literal["doubt", "accused", "none"] = "doubt"
     fixes: bool = True
     streamed: Streamed | None = None
+    limits: str | None = None
     budget: TimeBudget | None = None
     refill: Callable[[], None] | None = None
 

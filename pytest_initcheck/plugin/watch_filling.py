@@ -46,7 +46,7 @@ class Filling:
         """Return the parameters that still hold the filling, by name; a buffer may be NaN on purpose."""
         if not self._suspicious(module):
             return {}
-        return still_filled((name, p) for name, p in module.named_parameters() if _filled(p))
+        return still_filled((name, p) for name, p in module.named_parameters() if _holds_nan(p))
 
     def clear(self, module: nn.Module) -> None:
         """Set to zero what still holds the filling; a module is asked once."""
@@ -57,7 +57,7 @@ class Filling:
             # Of parts that were copied from built ones, too, as the layers of a transformer are.
             for part in module.modules():
                 for p in part._parameters.values():
-                    if p is not None and _filled(p):
+                    if p is not None and _holds_nan(p):
                         values = p.data
                         values[values.isnan()] = 0
         for part in parts:
@@ -66,7 +66,7 @@ class Filling:
     def _suspicious(self, module: nn.Module) -> bool:
         parts = list(module.modules())
         return any(part in self._built for part in parts) and any(
-            _filled(p) for part in parts for p in part._parameters.values() if p is not None
+            _holds_nan(p) for part in parts for p in part._parameters.values() if p is not None
         )
 
 
@@ -86,7 +86,7 @@ def _unseen() -> Iterator[None]:
         torch._C._set_tracing_state(state)  # type: ignore[attr-defined]
 
 
-def _filled(p: object) -> bool:
+def _holds_nan(p: object) -> bool:
     """Whether a parameter holds a NaN; one that is not made of plain numbers cannot be asked."""
     if not isinstance(p, torch.Tensor) or isinstance(p, UninitializedParameter):
         return False

@@ -159,7 +159,7 @@ class Entry:
     opaque: str | None = None
 
 
-def _apart(method: Callable[[Any, Any, Any], None]) -> Callable[[nn.Module, Any, Any], None]:
+def _as_function(method: Callable[[Any, Any, Any], None]) -> Callable[[nn.Module, Any, Any], None]:
     """``method`` as a hook that a copy of the module keeps as it is: of a bound method, deepcopy copies what it is bound to."""
 
     def hook(module: nn.Module, args: Any, output: Any) -> None:
@@ -257,10 +257,10 @@ class Watch(TorchFunctionMode):
             self._handles.append(
                 module.register_forward_pre_hook(self._entering(path, own), with_kwargs=True, prepend=True)
             )
-            self._handles.append(module.register_forward_hook(_apart(self._leaving), prepend=self._first))
+            self._handles.append(module.register_forward_hook(_as_function(self._leaving), prepend=self._first))
         for module in self._model.modules():
             if isinstance(module, ParametrizationList):
-                self._handles.append(module.register_forward_hook(_apart(self._making)))
+                self._handles.append(module.register_forward_hook(_as_function(self._making)))
         self._recording = True
         super().__enter__()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
         return self

@@ -129,13 +129,10 @@ class Course:
 
     def _paid(self, step: int) -> tuple[Sequence[Tensor], Tensor | None]:
         """The outputs of one pass, and what is paid for them; ``None`` where these weights do not let it come to that."""
-        self.spent.one()
-        try:
-            raw, inputs = self._pass(step)
-        except ProbeError as error:  # it ran as it is
-            if error.__cause__ is not None and out_of_memory(error.__cause__):
-                raise error.__cause__ from None
+        passed = self._passed(step)
+        if passed is None:
             return (), None
+        raw, inputs = passed
         inputs = [self._lessons[step]] if self.task.taught else inputs
         outputs = self.push.probed.select(raw)
         try:
@@ -167,20 +164,24 @@ class Course:
             self._start(self.teacher)
             with torch.no_grad():
                 for step in range(steps + 1):
-                    self.spent.one()
-                    try:
-                        raw, _ = self._pass(step)
-                    except ProbeError as error:  # it ran as it is; with these weights it does not
-                        if error.__cause__ is not None and out_of_memory(error.__cause__):
-                            raise error.__cause__ from None
-                        raw = None
-                    if same(None if raw is None else 0.0) is None:
+                    passed = self._passed(step)
+                    if same(None if passed is None else 0.0) is None or passed is None:
                         said = []
                         break
-                    said.append(push.probed.select(raw)[push.probed.primary].detach().float().clone())
+                    said.append(push.probed.select(passed[0])[push.probed.primary].detach().float().clone())
         finally:
             push.restore()
         self._lessons = lessons(push, said) if said else []
+
+    def _passed(self, step: int) -> tuple[object, Sequence[Tensor]] | None:
+        """As :meth:`_pass`, counted; ``None`` where the model, which ran as it is, does not run with these weights."""
+        self.spent.one()
+        try:
+            return self._pass(step)
+        except ProbeError as error:
+            if error.__cause__ is not None and out_of_memory(error.__cause__):
+                raise error.__cause__ from None
+            return None
 
     def _pass(self, step: int) -> tuple[object, Sequence[Tensor]]:
         """What the model returns for the inputs of this step, and these."""
