@@ -199,6 +199,7 @@ class Response:
         with_unit_inputs: RMS of the output over the samples if the inputs had mean 0 and std 1; asked only of outputs off the
             unit scale whose inputs are off it, too.
         cut: what ``residual`` was when the time budget was spent, where that decides nothing; ``residual`` is ``None`` then.
+        foretold: whether no step was made, because its gradient tells plainly enough what ``movement`` is at the least, to first order.
     """
 
     movement: tuple[float, ...] = ()
@@ -220,6 +221,7 @@ class Response:
     mixed_at: str | None = None
     mixed_by_softmax: bool = False
     cut: float | None = None
+    foretold: bool = False
 
 
 @dataclass(frozen=True, slots=True)

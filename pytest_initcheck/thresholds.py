@@ -33,6 +33,9 @@ WIDE = 32.0
 #: Share of an output that differs over the samples, from which on its own scale is the one that it moves on; and the smallest
 #: part of SILENT that is asked for (no harmless model moves by less than a hundredth of it).
 VARIED, FAINT = 1e-3, 1e-2
+#: What a step moves the output by at the least, by its gradient, where no step is made to see: four times what leaves a doubt, and a
+#: quarter of the movement that leaves one again.
+FORETOLD = (0.02, 0.75)
 #: Movement of the output in one step beyond what published models show.
 VIOLENT = 50.0
 #: A network that moves by less than DEEP at first, and needs more than LATE steps of the fit to reach FIT_ENOUGH, sleeps on.

@@ -1,4 +1,4 @@
-"""How often a check runs a model: twice forward and once backward where all is plainly well, more where a question is open."""
+"""How often a check runs a model: once or twice forward and once backward where all is plainly well, more where a question is open."""
 
 from __future__ import annotations
 
@@ -105,9 +105,10 @@ def test_a_plainly_healthy_model_runs_twice_forward_and_once_backward(cost: Modu
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("transformer", (2, 1)),
+        # What a step moves the output by is read off its gradient.
+        ("transformer", (1, 1)),
         # Chaotic as batch norms make it at the start, and by far: its slope says so.
-        ("resnet50", (2, 1)),
+        ("resnet50", (1, 1)),
         # Its gates are shut: what stands behind them is asked by another backward pass.
         ("resnet50 zero-gamma", (2, 2)),
     ],

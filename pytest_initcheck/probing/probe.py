@@ -68,6 +68,7 @@ class Probed:
             multiplied by it and whether it entered as a weight.
         one_tensor: whether the model returned one real tensor and nothing around it.
         apart: whether the pass itself shows that every sample is computed without the others.
+        one_direction: whether the gradients are the slopes of one random direction of one output, and of nothing else.
         followed: relative change of the output over a relative change of the inputs, to first order; ``None`` where the pass does not tell.
         holds_graph: whether a backward pass runs through a graph that is not of this pass, and must leave it to its owner.
         streamed: what is asked in place of the weights, where they are never all in memory; ``gradients`` are its marks then.
@@ -90,6 +91,7 @@ class Probed:
     holds_graph: bool = False
     one_tensor: bool = False
     apart: bool = False
+    one_direction: bool = False
     followed: float | None = None
     inputs: Callable[[], tuple[Tensor, ...]] = tuple
     streamed: Streamed | None = None
@@ -248,6 +250,7 @@ def run_probe(
         holds_graph=guard.holds_graph,
         one_tensor=isinstance(raw, Tensor) and raw.is_floating_point() and raw.layout is torch.strided,
         apart=apart,
+        one_direction=tells and scale == 1.0,
         followed=follows,
         inputs=inputs,
         trace=trace,

@@ -84,6 +84,12 @@ def sampled(flat: Tensor, rows: Tensor | None, shape: torch.Size, *, units: bool
     return Sampled(mean, square, low, high, zeros, variation, part.numel())
 
 
+def spread_out(tensor: Tensor) -> Tensor:
+    """Return some :data:`SEEN` elements of a large tensor, at equal distances."""
+    flat = tensor.detach().reshape(-1)
+    return flat[:: _step(flat.numel(), SEEN)]
+
+
 def _step(length: int, places: int) -> int:
     """A distance that has no divisor in common with the length, so that no dimension is stepped along."""
     step = max(length // places, 1) | 1

@@ -56,6 +56,9 @@ class Streamed(Protocol):
     def step(self) -> float:
         """Take the step that was kept last and return the L1 norm of its gradients."""
 
+    def total(self) -> float:
+        """Return the L1 norm of the gradients that were gathered last."""
+
     def shrink(self, factor: float) -> None:
         """Multiply the trained weights; vectors and scalars stay."""
 

@@ -95,7 +95,7 @@ def _finding(f: Finding) -> dict[str, Any]:
 def _response(report: Report) -> list[tuple[str, str, str]]:
     """(name, value, what it means) of every question that was asked."""
     r = report.response
-    moved = ", ".join(brief(m) for m in r.movement)
+    moved = ", ".join(brief(m) for m in r.movement) + (" at least, by its gradient" if r.foretold else "")
     rows = [
         ("movement", moved, "change of the output after 1, 2, ... optimizer-sized steps, RMS around the samples' mean"),
         ("predicted", brief(r.predicted), "the first step's movement as the gradient predicts it"),

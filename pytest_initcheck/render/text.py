@@ -167,7 +167,7 @@ def _facts(report: Report) -> list[str]:
     return [
         plural(len(leaves), "layer"),
         *([f"{amount(size)} params"] if size else []),
-        *([f"a step moves {brief(r.movement[0])}"] if r.movement else []),
+        *([f"a step moves {brief(r.movement[0])}{' at least' if r.foretold else ''}"] if r.movement else []),
         *([f"activations {span(forward)}"] if forward else []),
         *([f"gradients {span(backward)}"] if backward else []),
         *([f"sensitivity {brief(r.sensitivity)}"] if r.sensitivity is not None else []),
@@ -253,7 +253,9 @@ def _wrapped(text: str, width: int, *, indent: str, first: str | None = None) ->
 def _response(report: Report, width: int) -> str:
     r = report.response
     parts = []
-    if r.movement:
+    if r.foretold:
+        parts.append(f"by its gradient, an optimizer-sized step moves the output by {brief(r.movement[0])} at least")
+    elif r.movement:
         steps = (
             "an optimizer-sized step moves" if len(r.movement) == 1 else f"{len(r.movement)} optimizer-sized steps move"
         )

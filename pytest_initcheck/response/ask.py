@@ -19,6 +19,7 @@ from ..probing.probe import OutputChanged, centred
 from ..records import Response
 from .drawn import given_draws, samples
 from .fit import fit, token_ids
+from .foretold import foretold
 from .hearing import Heard, calmed, heard_of, read_off
 from .mixing import Mixing, mixing
 from .perturb import Push, rms
@@ -57,18 +58,22 @@ def ask(push: Push, *, suspicious: bool = False, oversized: bool = True) -> Answ
     reach = _reach(push, size / unit, varying / unit)
     smaller = residual = fit_steps = token_fit = cut = None
     plain = not suspicious and varying >= thresholds.VARIED * size
-    mixed, heard, stepped = _first_look(
-        push, lambda: (read_off(push, oversized=oversized) if plain else None) or heard_of(push, start)
-    )
+    read = read_off(push, oversized=oversized) if plain else None
+    told = foretold(push, unit, varying, read) if plain and _near(size, varying) else None
+    mixed, heard, stepped = _first_look(push, lambda: read or heard_of(push, start), steps=told is None)
     sensitivity = heard.sensitivity
     if oversized and sensitivity is not None and sensitivity > thresholds.CHAOTIC:
-        if push.streamed is not None:
+        if stepped is not None:
             push.restore()
         smaller = calmed(push, sensitivity)
-        if push.streamed is not None:
+        if stepped is not None and push.streamed is not None:
             push.streamed.step()
     deaf = sensitivity is not None and sensitivity < thresholds.DEAF
-    steps = steps_of(push, unit, quiet=thresholds.SILENT * reach, deaf=deaf, first=stepped)
+    if told is None or deaf:
+        told, steps = None, steps_of(push, unit, quiet=thresholds.SILENT * reach, deaf=deaf, first=stepped)
+    else:
+        steps = told
+        push.probed.gradients.clear()
     drawn = False
     if deaf or not _moves(steps, thresholds.SILENT * reach * unit):
         heard, steps, drawn = _drawn(push, unit, heard, steps, thresholds.SILENT * reach)
@@ -100,6 +105,7 @@ def ask(push: Push, *, suspicious: bool = False, oversized: bool = True) -> Answ
             unseen = (*unseen, f"{error}: whether it can be fitted was not judged")
     response = Response(
         movement=tuple(m / unit for m in steps.movement),
+        foretold=told is not None,
         reach=reach,
         mixing=mixed.change,
         mixed_at=mixed.layer,
@@ -157,9 +163,9 @@ def _reach(push: Push, size: float, varying: float) -> float:
     return max(narrow * small, thresholds.FAINT)
 
 
-def _first_look(push: Push, hear: Callable[[], Heard]) -> tuple[Mixing, Heard, Stepped | None]:
+def _first_look(push: Push, hear: Callable[[], Heard], *, steps: bool) -> tuple[Mixing, Heard, Stepped | None]:
     """Samples exchanged and the inputs disturbed; of weights that come and go also the first step, in the same pass."""
-    if push.streamed is None:
+    if push.streamed is None or not steps:
         return mixing(push), hear(), None
     mixed, heard, stepped = push.streamed.together(lambda: mixing(push), hear, lambda: first_step(push))
     assert isinstance(mixed, Mixing)
@@ -214,7 +220,11 @@ def _calm(
     return bool(
         movement
         and movement[-1] >= thresholds.SILENT * reach * unit
-        and varying <= thresholds.AMPLE
-        and size <= thresholds.FAR
+        and _near(size, varying)
         and (alignment is None or abs(alignment) >= thresholds.ASTRAY)
     )
+
+
+def _near(size: float, varying: float) -> bool:
+    """Whether the output is on the scale of ordinary targets."""
+    return varying <= thresholds.AMPLE and size <= thresholds.FAR

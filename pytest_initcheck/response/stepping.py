@@ -50,12 +50,17 @@ class Stepped:
 
 def first_step(push: Push) -> Stepped:
     """Take the first step, along the probe's own gradients, which are used up."""
+    silent = silent_of(push)
     slopes: list[Tensor | None] = [push.probed.gradients[name] for name in push.parameters]
     push.probed.gradients.clear()  # a second copy of the parameters would not fit the budget
-    silent = _silent(zip(push.parameters, slopes, strict=True))
     total = _step(push, slopes)
     del slopes
     return Stepped(total, silent, push.forward(graph=bool(silent)))
+
+
+def silent_of(push: Push) -> set[str]:
+    """Return the names of the parameters whose gradient the probe found to be exactly zero."""
+    return _silent((name, push.probed.gradients[name]) for name in push.parameters)
 
 
 def steps_of(push: Push, unit: float, *, quiet: float, deaf: bool, first: Stepped | None = None) -> Steps:

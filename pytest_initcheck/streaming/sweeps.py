@@ -103,6 +103,9 @@ class Sweeps:
         self._weights.change(self._step)
         return self._norm
 
+    def total(self) -> float:
+        return self._norm
+
     def shrink(self, factor: float) -> None:
         self._weights.change(Shrink(factor, frozenset(self._trained)))
 
