@@ -29,6 +29,7 @@ def apply_init(
     *,
     include: Patterns = "*",
     exclude: Patterns = (),
+    frozen: bool = False,
     seed: int | None = None,
     generator: torch.Generator | None = None,
     dry_run: bool = False,
@@ -51,6 +52,7 @@ def apply_init(
         inputs: as :func:`~pytest_initcheck.check_init`; the model is run once to see where each weight stands.
         include: globs of the parameters to change.
         exclude: globs of parameters to leave alone.
+        frozen: whether parameters that are not trained are changed, too; they are left alone, because most were loaded.
         seed: makes the values reproducible; torch's own generator is neither used nor advanced then.
         generator: the same with a generator of yours.
         dry_run: return the plan and change nothing; the plan then names the distributions that the values have.
@@ -71,13 +73,16 @@ def apply_init(
     if seed is not None and generator is not None:
         raise SettingsError("seed and generator exclude each other; pass one of them")
     generator = torch.Generator().manual_seed(seed) if seed is not None else generator
+    asked: dict[str, Any] = {"include": include, "exclude": exclude, "frozen": frozen, "generator": generator}
+    asked |= {"dry_run": dry_run, "verify": verify, "loss": loss, "tolerance": tolerance, "passes": passes, **options}
+    if torch.is_inference_mode_enabled():  # in which nothing has a graph
+        with torch.inference_mode(False):
+            return apply_init(model, scheme, inputs, **asked)
     if isinstance(model, nn.Module) and current() is None and is_distributed(model):
-        arguments: dict[str, Any] = {"include": include, "exclude": exclude, "generator": generator, "dry_run": dry_run}
-        arguments |= {"verify": verify, "loss": loss, "tolerance": tolerance, "passes": passes, **options}
-        return as_one(model, Settings().timeout, lambda: apply_init(model, scheme, inputs, **arguments), str)
+        return as_one(model, Settings().timeout, lambda: apply_init(model, scheme, inputs, **asked), str)
     if generator is None and (world := current()) is not None:
         generator = world.generator()
-    planned = plan_for(model, scheme, inputs, options, include=include, exclude=exclude, origins=dry_run)
+    planned = plan_for(model, scheme, inputs, options, include=include, exclude=exclude, frozen=frozen, origins=dry_run)
     if dry_run and not planned.on_data:
         return planned.plan
     before = check_init(model, inputs, loss=loss) if verify else None

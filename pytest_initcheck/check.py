@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any, Literal
 
+import torch
 from torch import nn
 
 from . import rules
@@ -89,7 +91,9 @@ def check(
     """
     try:
         request = Request(inputs, loss, settings, name, extra_rules or {}, race, fixes, limits=budget)
-        return _check(model, request, faults)
+        # In inference mode nothing has a graph.
+        with torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext():
+            return _check(model, request, faults)
     except InitcheckError:
         raise
     except Exception as error:

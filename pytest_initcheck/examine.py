@@ -72,8 +72,9 @@ def examine(model: nn.Module, request: Request, faults: Mapping[str, Constructio
         *([case.not_finite.layer] if case.not_finite and case.not_finite.layer else []),
         *(s.name for s in case.strays),
     ]
-    for setting in ("ignore", "select"):
-        rules.validate(getattr(settings, setting), setting=setting, layers=names, known=request.extra_rules)
+    for setting in ("ignore", "select", "activation_std", "gradient_std", "frozen"):
+        patterns = _patterns(settings, setting)
+        rules.validate(patterns, setting=setting, layers=names, known=request.extra_rules)
     findings, ignored = rules.judge(case, extra=request.extra_rules)
     if _worth_a_race(case, request, findings):
         doing("race")
@@ -103,6 +104,16 @@ def examine(model: nn.Module, request: Request, faults: Mapping[str, Constructio
 
 
 # -- explaining
+
+
+def _patterns(settings: Settings, setting: str) -> list[str]:
+    """What a setting says of layers, as RULE:GLOB; nothing of one that holds for other models, too."""
+    if setting in settings.shared:
+        return []
+    value = getattr(settings, setting)
+    if setting in ("ignore", "select"):
+        return list(value)
+    return [f"*:{glob if isinstance(glob, str) else glob[0]}" for glob in value]
 
 
 def _worth_a_race(case: rules.Case, request: Request, findings: Iterable[Finding]) -> bool:

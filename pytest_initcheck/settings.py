@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from fnmatch import fnmatchcase
 from typing import Any
@@ -319,35 +319,43 @@ class Settings:
     debug: bool = False
     #: Settings that somebody gave and that bear on the report, by name: what the reproduction line shows.
     given: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    #: Settings that hold for every model of a run: a glob in them need not match something in each.
+    shared: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
 
     @classmethod
-    def of(cls, *layers: Mapping[str, Any], prefix: str = "") -> Settings:
+    def of(cls, *layers: Mapping[str, Any], shared: Sequence[Mapping[str, Any]] = (), prefix: str = "") -> Settings:
         """Return the settings that several surfaces ask for, the first one that gives a value winning.
 
         Args:
             layers: mappings name -> value, most important first; ``None`` means "not given".
+            shared: further ones, less important, that hold for every model of a run.
             prefix: put before names in messages (``"--initcheck-"``).
 
         Raises:
             SettingsError: a name is unknown or a value cannot be used.
         """
+        everywhere = {id(layer) for layer in shared}
+        layers = (*layers, *shared)
         for layer in layers:
             for name in layer:
                 if name not in BY_NAME:
                     raise SettingsError(f"unknown setting {prefix}{name} (known: {', '.join(BY_NAME)})")
         given: dict[str, Any] = {}
+        common = set()
         for name in BY_NAME:
             for layer in layers:
                 if layer.get(name) is not None:
                     given[name] = layer[name]
+                    if id(layer) in everywhere:
+                        common.add(name)
                     break
         parsed = {name: BY_NAME[name].parse(prefix + name, value) for name, value in given.items()}
         told = {n: v for n, v in parsed.items() if BY_NAME[n].reported and v != getattr(_DEFAULTS, n)}
-        return cls(**parsed, given=told)
+        return cls(**parsed, given=told, shared=frozenset(common))
 
 
 _DEFAULTS = Settings()
-assert [f.name for f in fields(Settings)][:-1] == [s.name for s in SETTINGS], "the table and the record disagree"
+assert [f.name for f in fields(Settings)][:-2] == [s.name for s in SETTINGS], "the table and the record disagree"
 
 
 def matches(patterns: Iterable[str], rule: str, names: Iterable[str]) -> bool:

@@ -458,13 +458,27 @@ def test_siren_reads_its_omega_from_the_graph():
 def test_lsuv_brings_every_output_to_unit_variance(build, shape: str):
     model = build()
 
-    plan = apply_init(model, "lsuv", shape, seed=0, tolerance=0.01)
+    plan = apply_init(model, "lsuv", shape, seed=0, tolerance=0.01, frozen=True)
 
     told = [c.why for c in plan.changed if "its output has std" in c.why]
     assert len(told) == sum(c.place.role == "weight" for c in plan)
     assert all(abs(float(why.rpartition(" ")[2]) - 1) <= 0.0101 for why in told), told
-    again = apply_init(model, "lsuv", shape, seed=0, dry_run=False)
+    again = apply_init(model, "lsuv", shape, seed=0, dry_run=False, frozen=True)
     assert not any("beyond" in note for note in again.notes)
+
+
+def test_what_is_frozen_is_left_alone_unless_asked_for():
+    model = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 4))
+    model[0].requires_grad_(False)
+    loaded = model[0].weight.clone()
+
+    plan = apply_init(model, "auto", "8x16", seed=0)
+
+    assert torch.equal(model[0].weight, loaded)
+    assert {c.name: c.why for c in plan if c.draw is None}["0.weight"] == "frozen: frozen=True changes it, too"
+    assert "2.weight" in {c.name for c in plan.changed}
+    apply_init(model, "auto", "8x16", seed=0, frozen=True)
+    assert not torch.equal(model[0].weight, loaded)
 
 
 def test_lsuv_counts_what_the_layer_itself_puts_out():

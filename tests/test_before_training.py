@@ -141,6 +141,12 @@ def test_what_cannot_be_judged_or_is_sick_is_a_warning_where_that_is_asked_for()
         assert check_before_training(Net(), batch(), step=lambda model, batch: None, on="warn") is None
 
 
+def _trains(model: Net, given: Any) -> torch.Tensor:
+    loss = F.cross_entropy(model(given[0]), given[1])
+    loss.backward()
+    return loss
+
+
 STEPS = {
     r"^the training step of Net returned no loss \(but NoneType\)": lambda m, b: None,
     r"^the training step of Net must return one scalar \(got shape \[16, 4\]\); reduce it with .mean\(\)$": lambda m, b: (
@@ -150,10 +156,11 @@ STEPS = {
     r"^the training step of Net raised TypeError: .*unexpected keyword argument 'nothing'": lambda m, b: m(
         nothing=1, x=b
     ),
+    r"^the training step of Net runs a backward pass: give one that returns the loss, and leave backward\(\)": _trains,
 }
 
 
-@pytest.mark.parametrize(("message", "step"), STEPS.items(), ids=["none", "matrix", "detached", "raises"])
+@pytest.mark.parametrize(("message", "step"), STEPS.items(), ids=["none", "matrix", "detached", "raises", "backward"])
 def test_a_step_that_gives_no_loss_is_one_sentence(message: str, step: Any):
     with pytest.raises(ProbeError, match=message) as caught:
         check_before_training(Net(), batch(), step=step)

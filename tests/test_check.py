@@ -297,11 +297,24 @@ def test_a_loss_of_the_users_is_the_backward_signal() -> None:
     assert report.trace.loss is not None
 
 
+def test_in_inference_mode_the_same_is_said() -> None:
+    model = net()
+    with torch.inference_mode():
+        report = check_init(model, X)
+
+    assert report.findings == check_init(model, X).findings
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda: check_init(net(), X, ignore=["no-such-rule"]), "ignore names the unknown rule 'no-such-rule'"),
         (lambda: check_init(net(), X, ignore=["dead-units:head.*"]), "which match nothing in this model"),
+        (
+            lambda: check_init(net(), X, activation_std={"hed": (0, 1)}),
+            "activation_std names layers 'hed', which match nothing",
+        ),
+        (lambda: check_init(net(), X, frozen=["backbone.*"]), "frozen names layers 'backbone.*', which match nothing"),
         (lambda: check_init(net(), X, mode="training"), "mode must be one of train, eval, as-is (got 'training')"),
         (lambda: check_init(net(), X, sed=1), "unknown setting sed"),
         (lambda: check_init(net(), X, device="nowhere"), "device 'nowhere' cannot be used here"),
@@ -314,7 +327,7 @@ def test_a_loss_of_the_users_is_the_backward_signal() -> None:
         (lambda: check_init(net(), X, loss=lambda y: y), "the loss must return one scalar tensor"),
         (lambda: check_init(nn.ReLU(), X), "ReLU has no parameters"),
     ],
-    ids=range(13),
+    ids=range(15),
 )
 def test_bad_input_is_one_clear_sentence(call: Any, message: str) -> None:
     with pytest.raises((SettingsError, ProbeError)) as caught:

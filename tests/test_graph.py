@@ -181,3 +181,13 @@ def test_twins_are_found_bit_for_bit() -> None:
     assert twin_rows(torch.ones(8, 1, 3), Use("weight", groups=8)) == 0
     assert twin_rows(torch.eye(8)[[0, 1, 2, 3, 0, 1, 2, 3]].bfloat16(), Use("weight", groups=2)) == 0
     assert twin_rows(torch.ones(1, 8), Use("weight")) == 0
+
+
+@pytest.mark.parametrize("factor", [1j, 0.5 + 0.1j, torch.tensor(2j)])
+def test_a_complex_constant_is_as_large_as_its_absolute_value(factor: complex | Tensor) -> None:
+    class Turned(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.view_as_real(torch.fft.rfft(super().forward(x)) * factor).flatten(1)
+
+    torch.manual_seed(0)
+    assert check_init(Turned(6, 8), X).ok

@@ -241,5 +241,25 @@ class TestInferred:
 
     def test_a_convolution_that_runs_at_no_size_tried(self) -> None:
         model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(7, 2))
-        with pytest.raises(ProbeError, match="none of the sizes tried"):
+        with pytest.raises(
+            ProbeError, match=r"none of the sizes tried .*; the last raised RuntimeError: mat1 and mat2"
+        ):
             resolve_inputs(model, None)
+
+    @pytest.mark.parametrize("error", [ValueError("boom"), SystemExit("boom")])
+    def test_what_the_model_itself_raises_is_told(self, error: BaseException) -> None:
+        class Raises(nn.Linear):
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                raise error
+
+        with pytest.raises(ProbeError, match=f"the last raised {type(error).__name__}: boom") as caught:
+            resolve_inputs(Raises(4, 2), None)
+        assert caught.value.__cause__ is error
+
+    @pytest.mark.parametrize("shape", [None, "8x4"])
+    def test_made_up_inputs_fit_a_model_of_doubles(self, shape: str | None) -> None:
+        model = nn.Linear(4, 2).double()
+        assert resolve_inputs(model, shape).args[0].dtype == torch.float64
+        assert resolve_inputs(model, shape, dtype="float64").args[0].dtype == torch.float64
+        given = torch.randn(8, 4)
+        assert resolve_inputs(model, given).args[0].dtype == torch.float32

@@ -543,6 +543,19 @@ def test_what_rests_on_learning_is_no_error_where_nobody_learns():
     ] * 2  # what does not move fails, and all that is said of it
 
 
+@pytest.mark.parametrize(
+    ("size", "with_unit_inputs", "severity"), [(1e3, None, "warning"), (1e5, None, "error"), (1e5, 50.0, "warning")]
+)
+def test_what_starts_beyond_all_targets_fails_though_no_copy_learns(
+    size: float, with_unit_inputs: float | None, severity: str
+):
+    far = Finding("unreachable-targets", "error", (), "far", fix="line")
+    response = Response(output_centred_rms=size, with_unit_inputs=with_unit_inputs)
+    given = replace(case("open", 0.0, 0.0), race=Race("open", unbeaten=True), response=response)
+
+    assert [f.severity for f in settled(given, [far])] == [severity]
+
+
 def test_what_training_moves_is_not_unresponsive_where_nobody_learns():
     far = Finding("unreachable-targets", "error", (), "far")
     silent = Finding("unresponsive", "error", (), "still", fix="line")

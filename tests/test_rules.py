@@ -407,6 +407,31 @@ def test_a_part_that_other_arguments_would_use_is_a_note_and_a_forgotten_one_an_
     assert found(lambda: Spare(mentioned=False), "no-gradient", {}) == ["error"]
 
 
+class Pairs(nn.Module):
+    """A factorization machine: what two ids have in common is the product of their rows."""
+
+    def __init__(self, std: float) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.alone, self.factors = nn.Embedding(20, 1), nn.Embedding(20, 8)
+        nn.init.normal_(self.factors.weight, std=std)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        rows = self.factors(ids)
+        out: torch.Tensor = self.alone(ids).sum(1) + 0.5 * (rows.sum(1).square() - rows.square().sum(1)).sum(
+            -1, keepdim=True
+        )
+        return out
+
+
+def test_a_table_of_zeros_that_is_multiplied_with_itself_is_named():
+    ids = torch.randint(20, (64, 3), generator=torch.Generator().manual_seed(0))
+
+    found = {f.rule: f for f in check_init(Pairs(0.0), (ids,)).findings}
+    assert found["blocked-gradient"].layers[0] == "factors.weight"
+    assert "blocked-gradient" not in {f.rule for f in check_init(Pairs(0.1), (ids,)).findings}
+
+
 @pytest.mark.always("blocked-gradient", "unresponsive", "input-blind")
 @pytest.mark.parametrize("rule", sorted(ABOUT_VALUES))
 def test_a_rule_offers_no_fix_that_nobody_tried(rule: str) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, ClassVar
@@ -20,6 +21,7 @@ from ..probing.randomness import seeded
 from ..probing.subject import PARALLEL
 from ..report import Report
 from ..settings import Settings
+from ..sharding.layout import is_sharded
 from ..words import named_error
 
 #: From the model and a batch to the loss.
@@ -43,6 +45,11 @@ def check_step(model: nn.Module, batch: Any, step: Function, *, settings: Settin
     """
     while isinstance(model, PARALLEL):
         model = model.module  # its wrapper talks to other processes at every pass
+    if any(is_sharded(p) for p in model.parameters()):
+        raise ProbeError(
+            f"the training step of {type(model).__name__} cannot be judged: several ranks hold its weights together; "
+            "give loss= in place of step="
+        )
     whole = _Step.around(model, step)
     tensors = [t for _, t in walk(batch)]
     with untouched(model, tensors=tensors, also=(step, batch)) as guard, torch.enable_grad(), seeded(settings.seed):
@@ -151,7 +158,7 @@ class _Step(nn.Module):
         """
         name = type(self).__name__
         try:
-            with _Calls() as calls:
+            with _Calls() as calls, _no_backward(self.whole, name):
                 loss = type(self).step(self.whole, batch)
         except ProbeError:
             raise
@@ -193,6 +200,25 @@ class _Step(nn.Module):
         if chosen is None or chosen >= len(calls.made):
             return loss, loss
         return _told(calls.made[chosen][1]), loss
+
+
+@contextmanager
+def _no_backward(model: nn.Module, name: str) -> Iterator[None]:
+    """Stop a step that runs a backward pass, before an optimizer takes it further."""
+
+    def refuse(_: Tensor) -> None:
+        raise ProbeError(
+            f"the training step of {name} runs a backward pass: give one that returns the loss, and leave backward() and the "
+            "optimizer to the training loop"
+        )
+
+    trained = [p for p in model.parameters() if p.requires_grad and p.is_leaf]
+    handles = [p.register_post_accumulate_grad_hook(refuse) for p in trained]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _trained(module: nn.Module) -> bool:

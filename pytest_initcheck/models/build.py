@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -37,7 +39,7 @@ def build(factory: Factory, seed: int) -> tuple[nn.Module, dict[str, Constructio
             model = factory()
         except InitcheckError:
             raise  # a target that knows better what went wrong
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             message = first_line(error)
             raise ProbeError(f"the factory raised {type(error).__name__}: {message}") from error
     if not isinstance(model, nn.Module):
@@ -145,6 +147,14 @@ def _differences(eager: nn.Module, deferred: nn.Module, *, skip: set[str]) -> It
 
 #: How it was before, once for every context of :func:`filled_memory` that lasts.
 _BEFORE: list[tuple[bool, bool, bool]] = []
+#: What torch says of operations in the mode that fills memory: nobody asked for it.
+_SAID = (
+    "ignore",
+    re.compile(r"[\s\S]*torch\.use_deterministic_algorithms\(True, warn_only=True\)"),
+    Warning,
+    None,
+    0,
+)
 
 
 @contextmanager
@@ -152,25 +162,34 @@ def filled_memory() -> Iterator[None]:
     """Fill uninitialized memory (NaN, the largest integer) while the context lasts.
 
     Contexts may overlap (a suite is watched while a check builds a model in it): what was before the first comes back
-    with the end of the last.
+    with the end of the last, unless torch was told otherwise meanwhile.
     """
     # torch.use_deterministic_algorithms would import torch's compiler for its own setting: 1.5 s in every fresh process.
     switch = torch._C._set_deterministic_algorithms
     flags: Any = torch.utils.deterministic
     if not _BEFORE:
-        warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-        _BEFORE.append((torch.are_deterministic_algorithms_enabled(), warn_only, flags.fill_uninitialized_memory))
+        _BEFORE.append((*_mode(), flags.fill_uninitialized_memory))
     else:
         _BEFORE.append(_BEFORE[0])
+    # Without a context of its own: one that the program enters meanwhile would end after it.
+    filters: Any = warnings.filters
+    filters.insert(0, _SAID)
     try:
         switch(True, warn_only=True)
         flags.fill_uninitialized_memory = True
         yield
     finally:
+        if _SAID in filters:
+            filters.remove(_SAID)
         deterministic, warn_only, fill = _BEFORE.pop()
         if not _BEFORE:
-            switch(deterministic, warn_only=warn_only)
+            if _mode() == (True, True):
+                switch(deterministic, warn_only=warn_only)
             flags.fill_uninitialized_memory = fill
+
+
+def _mode() -> tuple[bool, bool]:
+    return torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
 
 
 def unwritten(model: nn.Module) -> dict[str, ConstructionFault]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ProbeError
+from ..words import named_error
 from .drawing import draw
 from .shapes import Shape
 
@@ -22,29 +23,28 @@ _SIZES = {1: (256, 1024, 4096, 16000), 2: (32, 64, 128, 224), 3: (16, 32, 64)}
 WHAT_TO_PASS = 'pass inputs=, for instance "2x3x32x32", "8x64:int64", a tensor, or a tuple of tensors'
 
 Inferred = tuple[tuple[Any, ...], dict[str, Any], str]
+Refused = Callable[[tuple[Any, ...]], BaseException | None]
 
 
-def infer(model: nn.Module, generator: torch.Generator, runs: Callable[[tuple[Any, ...]], bool]) -> Inferred:
+def infer(model: nn.Module, generator: torch.Generator, refused: Refused) -> Inferred:
     """Return (positional, keywords, where they come from) for ``model``.
 
     Args:
         model: the module.
         generator: source of everything random.
-        runs: whether the model can be called with these positional arguments without raising; asked where several
+        refused: what the model raises when it is called with these positional arguments, if anything; asked where several
             sizes are thinkable.
 
     Raises:
         ProbeError: the model does not say what it takes.
     """
     for source in (_example, _configured, _dummy, _first_layer):
-        if (found := source(model, generator, runs)) is not None:
+        if (found := source(model, generator, refused)) is not None:
             return found
     raise ProbeError(f"the inputs of {type(model).__name__} cannot be inferred; {WHAT_TO_PASS}")
 
 
-def _example(
-    model: nn.Module, _generator: torch.Generator, _runs: Callable[[tuple[Any, ...]], bool]
-) -> Inferred | None:
+def _example(model: nn.Module, _generator: torch.Generator, _refused: Refused) -> Inferred | None:
     """Lightning's ``example_input_array``: a tensor, a tuple, or a dict of keywords."""
     example = getattr(model, "example_input_array", None)
     if example is None:
@@ -54,9 +54,7 @@ def _example(
     return example if isinstance(example, tuple) else (example,), {}, "example_input_array"
 
 
-def _configured(
-    model: nn.Module, generator: torch.Generator, _runs: Callable[[tuple[Any, ...]], bool]
-) -> Inferred | None:
+def _configured(model: nn.Module, generator: torch.Generator, _refused: Refused) -> Inferred | None:
     """timm's ``pretrained_cfg["input_size"]``: channels, height, width."""
     for attribute in ("pretrained_cfg", "default_cfg"):
         config = getattr(model, attribute, None)
@@ -66,7 +64,7 @@ def _configured(
     return None
 
 
-def _dummy(model: nn.Module, generator: torch.Generator, _runs: Callable[[tuple[Any, ...]], bool]) -> Inferred | None:
+def _dummy(model: nn.Module, generator: torch.Generator, _refused: Refused) -> Inferred | None:
     """transformers' ``main_input_name`` and config, else the ``dummy_inputs`` that a model may bring."""
     config = getattr(model, "config", None)
     name = getattr(model, "main_input_name", None)
@@ -105,9 +103,7 @@ def _repeated(inputs: Mapping[str, Any]) -> dict[str, Any]:
     return out
 
 
-def _first_layer(
-    model: nn.Module, generator: torch.Generator, runs: Callable[[tuple[Any, ...]], bool]
-) -> Inferred | None:
+def _first_layer(model: nn.Module, generator: torch.Generator, refused: Refused) -> Inferred | None:
     for name, module in model.named_modules():
         shapes = list(_taken_by(module))
         if not shapes:
@@ -116,14 +112,16 @@ def _first_layer(
         candidates = [(draw(shape, model, generator),) for shape in shapes]
         if len(candidates) == 1:
             return candidates[0], {}, source
+        errors = []
         for candidate in candidates:
-            if runs(candidate):
+            if (error := refused(candidate)) is None:
                 return candidate, {}, source
+            errors.append(error)
         raise ProbeError(
             f"the inputs of {type(model).__name__} cannot be inferred: its first layer {name or type(module).__name__} "
             f"takes {_words(shapes[0])}, but the model ran with none of the sizes tried "
-            f"({', '.join(_words(s) for s in shapes)}); {WHAT_TO_PASS}"
-        )
+            f"({', '.join(_words(s) for s in shapes)}; the last raised {named_error(errors[-1])}); {WHAT_TO_PASS}"
+        ) from errors[-1]
     return None
 
 

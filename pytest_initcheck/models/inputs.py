@@ -37,7 +37,8 @@ def resolve_inputs(
         inputs: tensor, tuple (positional), dict (keywords), tuple ending in a dict (both), callable that returns one of
             these (called under ``seed``), shape string, or ``None``.
         device: where inputs go; the model's device if ``None``.
-        dtype: what floating inputs are cast to; if ``None``, they are cast only where the model is half precision.
+        dtype: what floating inputs are cast to; if ``None``, they are cast only where the model is half precision, and inputs that are
+            made up where it is float64.
         seed: seed of inputs that are made up.
 
     Raises:
@@ -47,6 +48,7 @@ def resolve_inputs(
     """
     generator = torch.Generator().manual_seed(seed)
     source = "given"
+    asked = getattr(torch, dtype) if isinstance(dtype, str) else dtype
     if callable(inputs) and not isinstance(inputs, nn.Module):
         try:
             with untouched(model, also=(inputs,)) as guard, seeded(seed):  # it may call the model
@@ -58,13 +60,11 @@ def resolve_inputs(
         args, kwargs = _from_shapes(parse_shapes(inputs), model, generator)
         source = "shape"
     elif inputs is None:
-        args, kwargs, source = infer(model, generator, lambda args: _runs(model, args))
+        args, kwargs, source = infer(model, generator, lambda args: _refused(model, args, asked))
     else:
         args, kwargs = _as_call(inputs)
     where = torch.device(device) if device is not None else _device_of(model)
-    wanted = getattr(torch, dtype) if isinstance(dtype, str) else dtype
-    if wanted is None:
-        wanted = _half(model)
+    wanted = asked or _own_dtype(model, made_up=source != "given")
     try:
         args, kwargs = _moved((args, kwargs), where, wanted)
     except RecursionError as error:
@@ -73,16 +73,17 @@ def resolve_inputs(
     return Call(args, kwargs, described, _batch(model, args, kwargs), source)
 
 
-def _runs(model: nn.Module, args: tuple[Any, ...]) -> bool:
+def _refused(model: nn.Module, args: tuple[Any, ...], dtype: torch.dtype | None) -> BaseException | None:
+    """What the model raises when it is called with ``args``."""
     if has_lazy(model):
-        return True  # it would be given its shape for good
-    placed = _moved(args, _device_of(model), _half(model))
+        return None  # it would be given its shape for good
+    placed = _moved(args, _device_of(model), dtype or _own_dtype(model, made_up=True))
     with untouched(model), torch.no_grad():
         try:
             model(*placed)
-        except Exception:
-            return False
-    return True
+        except (Exception, SystemExit) as error:
+            return error
+    return None
 
 
 def _from_shapes(
@@ -120,12 +121,14 @@ def _device_of(model: nn.Module) -> torch.device:
     return torch.device("cpu")
 
 
-def _half(model: nn.Module) -> torch.dtype | None:
-    """The model's dtype where all its floating parameters are half precision: float32 inputs would not fit it."""
+def _own_dtype(model: nn.Module, *, made_up: bool) -> torch.dtype | None:
+    """The model's dtype where all its floating parameters have one, and inputs of float32 would not fit it."""
     dtypes = {p.dtype for p in model.parameters() if p.dtype.is_floating_point}
-    if len(dtypes) == 1 and (dtype := dtypes.pop()) in (torch.float16, torch.bfloat16):
-        return dtype
-    return None
+    apart = (*_HALF, torch.float64) if made_up else _HALF
+    return next(iter(dtypes)) if len(dtypes) == 1 and dtypes <= set(apart) else None
+
+
+_HALF = (torch.float16, torch.bfloat16)
 
 
 def _moved(value: Any, device: torch.device, dtype: torch.dtype | None) -> Any:

@@ -297,7 +297,7 @@ def _guarded(
                 model = build()
         except InitcheckError:
             raise
-        except Exception as e:
+        except (Exception, SystemExit) as e:
             told = "building the model failed"
             raise TargetError(f"{spec}: {told} ({named_error(e)}); -v shows where", short=told) from e
         if not _is_module(model):

@@ -350,9 +350,9 @@ def constant(node: Any) -> float:
     for saved in ("_saved_other", "_saved_self"):
         value = getattr(node, saved, None)
         if isinstance(value, Tensor) and value.numel() == 1 and not value.requires_grad:
-            return abs(float(value)) or 1.0
-        if isinstance(value, int | float):
-            return abs(float(value)) or 1.0
+            return float(abs(value)) or 1.0
+        if isinstance(value, int | float | complex):
+            return float(abs(value)) or 1.0
     return 1.0
 
 

@@ -227,7 +227,7 @@ def run_probe(
                     return output
             with torch.enable_grad() if differentiates else contextlib.nullcontext():
                 return subject.run(args, kwargs)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             message = first_line(error)
             raise ProbeError(
                 f"{type(subject.model).__name__} ran once, but raised {type(error).__name__} when run again with its weights "
@@ -405,7 +405,7 @@ def _loss_of(loss: Loss | None, raw: Any) -> Tensor | None:
         return None
     try:
         value = loss(raw)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ProbeError(f"the loss raised {type(error).__name__}: {error}") from error
     if not isinstance(value, Tensor) or value.numel() != 1:
         got = f"shape {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__

@@ -75,13 +75,13 @@ class Subject:
                 try:
                     with watch:
                         raw = self.run()
-                except Exception as error:
+                except (Exception, SystemExit) as error:
                     raise self.failed("forward", error, layer=watch.innermost) from error
                 yield watch, raw
         finally:
             watch.close()
 
-    def failed(self, phase: str, error: Exception, *, layer: str | None = None) -> ProbeError:
+    def failed(self, phase: str, error: Exception | SystemExit, *, layer: str | None = None) -> ProbeError:
         """Return the one sentence on an exception of the model's."""
         where = f" at layer {layer}" if layer else ""
         kind = kind_of(self.model)

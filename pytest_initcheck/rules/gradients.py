@@ -11,6 +11,9 @@ from ..words import number, some, spelled
 from .function import silent
 from .registry import Case, finding, rule
 
+#: What multiplies a signal, or is looked up in its place: without a gradient it is a dead part and no mere offset.
+_FACTORS = ("weight", "embedding")
+
 
 @rule(
     "frozen-parameter",
@@ -116,8 +119,8 @@ def blocked_gradient(case: Case) -> Iterator[Finding]:
             cause="an expert that no token is routed to, or a layer that is dropped at random: with other inputs a gradient arrives, or the "
             "layer got an empty batch",
         )
-    zero = [p for p in shut if p.role == "weight" and p.value is not None and p.value.rms == 0]
-    weights = [p for p in case.trace.parameters.values() if p.role == "weight" and p.requires_grad]
+    zero = [p for p in shut if p.role in _FACTORS and p.value is not None and p.value.rms == 0]
+    weights = [p for p in case.trace.parameters.values() if p.role in _FACTORS and p.requires_grad]
     # A pair of factors hangs on one weight of a frozen base.
     if len(zero) > 1 and (2 * len(zero) < len(weights) or len(zero) <= 2 * len(frozen)):
         names = [p.name for p in zero] + [p.name for p in shut if p not in zero]
@@ -130,7 +133,7 @@ def blocked_gradient(case: Case) -> Iterator[Finding]:
             cause="both factors of a product are zero (a zero gate behind a zero gate, both halves of a low-rank pair), so each "
             "keeps the other's gradient at zero",
         )
-    elif not quiet and any(p.role == "weight" for p in shut):
+    elif not quiet and any(p.role in _FACTORS for p in shut):
         names = [s.name for s in case.culprits if s.name in {p.name for p in shut}] + [p.name for p in shut]
         yield finding(
             "blocked-gradient",

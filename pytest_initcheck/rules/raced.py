@@ -49,6 +49,9 @@ BESIDE = frozenset(
         "unregistered-parameter",
     )
 )
+#: An output of this RMS over the samples, for inputs of an ordinary size, is out of reach of any loss on its scale, also where no repaired
+#: copy learns (128 published models of timm and torchvision start at 20 at most).
+HOPELESS = 1e4
 #: A model of more parameters than this is raced for what it would fail by, not for doubts, and not for long.
 LARGE = 1_000_000
 #: Optimizer steps of a heat of a large model: of the default time budget, every rate of its own and of one copy take about half.
@@ -117,7 +120,7 @@ def settled(case: Case, found: Iterable[Finding]) -> Iterator[Finding]:
         if race is None or not race.unbeaten or any(f.severity == "error" and not _by_learning(f, race) for f in found):
             yield from found
         else:
-            yield from (_unbeaten(f, race) for f in found)
+            yield from (f if _hopeless(f, case) else _unbeaten(f, race) for f in found)
         return
     told = race.outcome == "lost" and accused(found)
     asked = any(h.task == YOURS for h in race.heats)
@@ -140,6 +143,13 @@ def settled(case: Case, found: Iterable[Finding]) -> Iterator[Finding]:
 def _by_learning(f: Finding, race: Race) -> bool:
     """Whether a finding rests on how well a task is learned: also that nothing moves, once training has moved it."""
     return f.rule in BY_LEARNING or (f.rule == "unresponsive" and race.moved)
+
+
+def _hopeless(f: Finding, case: Case) -> bool:
+    """Whether it says of an output that it starts beyond all targets, whatever a race shows."""
+    r = case.response
+    size = min(r.output_centred_rms or 0.0, r.with_unit_inputs or float("inf")) / (r.unit or 1.0)
+    return f.rule == "unreachable-targets" and size > HOPELESS
 
 
 def _unbeaten(f: Finding, race: Race) -> Finding:

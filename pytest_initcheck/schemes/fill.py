@@ -66,12 +66,13 @@ def plan_for(
     *,
     include: Patterns = "*",
     exclude: Patterns = (),
+    frozen: bool = False,
     origins: bool = False,
 ) -> Planned:
     """Return what ``scheme`` would do to ``model``; nothing is changed.
 
     Args:
-        model, scheme, inputs, options, include, exclude: as :func:`~pytest_initcheck.apply_init`.
+        model, scheme, inputs, options, include, exclude, frozen: as :func:`~pytest_initcheck.apply_init`.
         origins: whether to name the distributions that the values have.
 
     Raises:
@@ -81,7 +82,9 @@ def plan_for(
     _refuse(model)
     wiring, call = _seen(model, scheme, inputs, options)
     values = {name: _values(model, place) for name, place in wiring.places.items()}
-    changes = _plan(model, scheme, wiring, values, options, _list(include), _list(exclude), origins=origins)
+    changes = _plan(
+        model, scheme, wiring, values, options, _list(include), _list(exclude), frozen=frozen, origins=origins
+    )
     notes = (*_notes(scheme, wiring), *_default(changes))
     plan = Plan(scheme if isinstance(scheme, str) else "by pattern", tuple(changes), notes=notes)
     return Planned(plan, call)
@@ -192,6 +195,7 @@ def _plan(
     include: Sequence[str],
     exclude: Sequence[str],
     *,
+    frozen: bool,
     origins: bool,
 ) -> list[Change]:
     rules: Mapping[str, str | Draw] = {"*": scheme} if isinstance(scheme, str) else scheme
@@ -209,6 +213,8 @@ def _plan(
         tensor = _tensor(model, place)
         if not _matches(place, include) or _matches(place, exclude) or chosen is None:
             why = "not asked for"
+        elif not frozen and not any(model.get_parameter(n).requires_grad for n in place.parameters):
+            why = "frozen: frozen=True changes it, too"
         elif not tensor.is_floating_point():
             why = f"{str(tensor.dtype).removeprefix('torch.')}: no scheme for it here"
         elif not tensor.numel():

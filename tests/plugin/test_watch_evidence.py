@@ -160,6 +160,36 @@ def test_memory_that_was_never_written_is_found_with_certainty(models: pytest.Py
     result.stdout.fnmatch_lines(["test_it.py:*: Left: unhealthy init: uninitialized-parameter at head*"])
 
 
+TOLD = """
+def test_asked_for_meanwhile():
+    model = Net()
+    torch.use_deterministic_algorithms(True)
+    model(X)
+    assert torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(False)
+
+def test_turned_off_meanwhile():
+    model = Net()
+    torch.use_deterministic_algorithms(False)
+    model(X)
+    assert not torch.are_deterministic_algorithms_enabled()
+
+def test_what_has_no_deterministic_way():
+    before = list(warnings.filters)
+    model = Net()
+    torch.zeros(4).put_(torch.tensor([1, 2]), torch.ones(2))
+    model(X)
+    assert warnings.filters == before
+"""
+
+
+def test_torchs_deterministic_mode_is_left_to_the_tests(models: pytest.Pytester):
+    net = "import warnings\nclass Net(nn.Linear):\n    def __init__(self):\n        super().__init__(8, 4)\n"
+    result = run(models, net + TOLD, "-W", "error:put_ does not have")
+
+    assert result.parseoutcomes() == {"passed": 3}
+
+
 def test_hooks_that_are_the_models_own_methods_are_no_obstacle(models: pytest.Pytester):
     source = """
 class Late(nn.Module):
