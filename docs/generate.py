@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from tabulate import tabulate
 
+from pytest_initcheck.plugin.options import register
 from pytest_initcheck.rules import RULES, Rule
 from pytest_initcheck.settings import SETTINGS
 
@@ -54,8 +57,50 @@ def section(rule: Rule) -> list[str]:
     ]
 
 
+class Registered:
+    """What the plugin adds to pytest, noted down in the place of pytest's parser: option or ini -> what it says."""
+
+    def __init__(self) -> None:
+        self.options: dict[str, dict[str, Any]] = {}
+        self.inis: dict[str, str] = {}
+        register(self)  # type: ignore[arg-type]
+
+    def getgroup(self, *_: str) -> Registered:
+        return self
+
+    def addoption(self, name: str, **said: Any) -> None:
+        self.options[name] = said
+
+    def addini(self, name: str, help: str, **_: Any) -> None:
+        self.inis[name] = help
+
+
+def of_the_run() -> str:
+    """The table of what is no setting of a check: pytest's options and lines of its configuration."""
+    found = Registered()
+    rows = []
+    settings = {s.name for s in SETTINGS}
+    names = dict.fromkeys([*(o.removeprefix("--").replace("-", "_") for o in found.options), *found.inis])
+    for name in names:
+        if name.removeprefix("initcheck_") in settings:
+            continue
+        said = found.options.get(option := f"--{name.replace('_', '-')}", {})
+        value = f"={said['metavar']}" if "metavar" in said else ""
+        told = re.sub(r" ?\((?:default|ini): .*\)$", "", said.get("help") or found.inis[name])
+        default = re.search(r"\(default: (.*)\)$", found.inis.get(name, ""))
+        rows.append(
+            [
+                f"`{option}{value}`" if said else "",
+                f"`{name}`" if name in found.inis else "",
+                told,
+                default[1] if default else "",
+            ]
+        )
+    return tabulate(rows, ["pytest option", "ini", "what it does", "default"], "github")
+
+
 def options() -> str:
-    """The table of settings, with their names on every surface."""
+    """The tables of settings, with their names on every surface, and of what the run has besides."""
     rows = [
         [
             f"`{s.name}`",
@@ -71,8 +116,27 @@ def options() -> str:
     return (
         "# Options\n\nGenerated from the code by `docs/generate.py`. A call wins over a marker, a marker over the command line, "
         "the command line over\nthe ini, the ini over the default. Options that take several values may be repeated.\n\n"
-        f"{table}\n"
+        f"{table}\n\n## The run\n\nWhat is no setting of one check: what is checked, what is written, and what a run is compared "
+        f"with.\n\n{of_the_run()}\n{NUMBERS}\n{IDS}"
     )
+
+
+NUMBERS = """
+Numbers may be written as numbers or as text where the configuration is TOML (`[tool.pytest]` of pytest 9):
+`initcheck_watch_budget = 5` and `initcheck_watch_budget = "5"` say the same. (`verbosity_initcheck` takes a number from pytest
+9.2 on.)
+"""
+
+IDS = """## One model of the configuration
+
+An item of `initcheck_models` is run again by its id, in quotes because of the brackets, or chosen with `-k` by a part of its
+name. Models of `model_case` are items of their test file, with ids like those of tests.
+
+```text
+pytest --initcheck "initcheck::models.py:Net[input=8x16]"
+pytest --initcheck -k "models.py:Net"
+```
+"""
 
 
 def readme(text: str) -> str:

@@ -2,7 +2,8 @@
 
 Implement any of them in a ``conftest.py`` or in an installed plugin; leave out the arguments you do not need. The
 command knows no ``conftest.py``: it loads the installed plugins that name themselves in the entry point group
-``initcheck``.
+``initcheck``. A hook that raises is said with its file and line: one for the run (models, rules) ends it, one for a model
+fails that model.
 """
 
 from __future__ import annotations

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 #: Version of the layout of :meth:`Report.to_dict`; raised when a key changes its meaning or goes away.
 SCHEMA_VERSION = 3
+#: The finding that a report of a model that could not be checked consists of. No rule: it can be neither selected nor silenced.
+NOT_CHECKED = "not-checked"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,7 @@ class Report:
         seeds: with several seeds, how many of them are sick; else ``None``.
         spread: with several seeds, the least, median and greatest activation RMS of each layer over the initialisations.
         race: how the model fared against repaired copies of it; ``None`` where there was no need to ask.
+        source: where its class or factory stands, or else what names it: ``"src/models.py:12"``; ``""`` where nobody said.
     """
 
     model: str
@@ -48,6 +51,24 @@ class Report:
     seeds: Seeds | None = None
     spread: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
     race: Race | None = None
+    source: str = ""
+
+    @classmethod
+    def not_checked(cls, model: str, why: str, *, source: str = "") -> Report:
+        """Return what stands in the report's place where a model could not be checked.
+
+        Args:
+            model: the model in words.
+            why: what kept it from being checked, in one sentence.
+            source: as the attribute.
+        """
+        finding = Finding(NOT_CHECKED, "error", (), why)
+        return cls(model, ok=False, findings=(finding,), trace=Trace({}, {}), source=source)
+
+    @property
+    def checked(self) -> bool:
+        """Whether the model could be checked; where not, the only finding says why."""
+        return all(f.rule != NOT_CHECKED for f in self.findings)
 
     @property
     def layers(self) -> Mapping[str, LayerRecord]:
@@ -107,6 +128,7 @@ class Report:
             seeds=None if seeds is None else Seeds(seeds["count"], tuple(seeds["sick"])),
             spread={k: tuple(_number(x) for x in v) for k, v in data.get("spread", {}).items()},
             race=_race(data.get("race")),
+            source=data.get("source", ""),
         )
 
     def __str__(self) -> str:

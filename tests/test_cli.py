@@ -120,6 +120,79 @@ def test_json(capsys: pytest.CaptureFixture[str]):
     assert report.settings == {"seed": 4}
 
 
+def test_json_of_a_model_that_could_not_be_checked(capsys: pytest.CaptureFixture[str]):
+    assert main(["check", "zoo.py:boom", "zoo.py:Healthy", "nowhere:Net", "--input", "8x8", "--format", "json"]) == 2
+
+    out, err = capsys.readouterr()
+    found = [Report.from_dict(data) for data in json.loads(out)]
+    assert [(r.model, r.checked) for r in found] == [
+        ("zoo.py:boom", False),
+        ("zoo.py:Healthy", True),
+        ("nowhere:Net", False),
+    ]
+    assert found[0].findings[0].summary.startswith("building the model failed (RuntimeError: no such thing)")
+    assert [line.partition(": ")[0] for line in err.splitlines()] == ["initcheck", "initcheck"]
+
+    assert main(["check", "zoo.py:boom", "--format", "json"]) == 2
+    assert not Report.from_dict(json.loads(capsys.readouterr().out)).checked
+
+
+def test_report_files_have_every_model_and_where_it_stands(
+    models: pytest.Pytester, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(models.path / "summary.md"))
+    (models.path / "pyproject.toml").write_text("")
+    specs = ["zoo.py:Sick", "zoo.py:boom", "zoo.py:built", "zoo.py:Gone", "nowhere:Net"]
+
+    assert main(["check", *specs, "--input", "8x8", "--report", "sarif:a.sarif", "--report", "json:a.json"]) == 2
+
+    results = json.loads((models.path / "a.sarif").read_text())["runs"][0]["results"]
+    assert {(r["properties"]["model"], r["ruleId"]) for r in results} == {
+        ("zoo.py:Sick", "unresponsive"),
+        ("zoo.py:boom", "not-checked"),
+        ("zoo.py:Gone", "not-checked"),
+        ("nowhere:Net", "not-checked"),
+    }
+    assert all(r["locations"][0]["physicalLocation"]["region"]["startLine"] for r in results)
+    source = (models.path / "zoo.py").read_text().splitlines()
+    places = {r["model"]: r["source"] for r in json.loads((models.path / "a.json").read_text())}
+    assert places == {
+        "zoo.py:Sick": f"zoo.py:{source.index('class Sick(nn.Sequential):') + 1}",
+        "zoo.py:boom": f"zoo.py:{source.index('def boom():') + 1}",
+        "zoo.py:built": f"zoo.py:{source.index('class Healthy(nn.Sequential):') + 1}",
+        "zoo.py:Gone": "zoo.py:1",
+        "nowhere:Net": "pyproject.toml:1",
+    }
+    summary = (models.path / "summary.md").read_text()
+    assert summary.startswith("## Initialization check: 1 of 5 models unhealthy, 3 could not be checked\n")
+
+
+LOUD = """
+from zoo import Healthy
+
+print("imported")
+
+class Loud(Healthy):
+    def forward(self, x):
+        print("called")
+        return super().forward(x)
+"""
+
+
+@pytest.mark.parametrize("command", ["check", "recommend"])
+def test_json_stays_json_where_the_model_prints(
+    models: pytest.Pytester, capsys: pytest.CaptureFixture[str], command: str
+):
+    models.makepyfile(**{f"loud_{command}": LOUD})
+
+    assert main([command, f"loud_{command}.py:Loud", "--input", "8x8", "--format", "json"]) == 0
+
+    out, err = capsys.readouterr()
+    json.loads(out)
+    assert "imported\n" in err
+    assert "called\n" in err
+
+
 def test_json_of_several_is_a_list(capsys: pytest.CaptureFixture[str]):
     assert main(["check", "zoo.py:Sick", "zoo.py:Healthy", "--input", "8x8", "--format", "json"]) == 1
 

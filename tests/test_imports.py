@@ -68,6 +68,7 @@ LAZY = {
         ("cli.check", "hookspecs"),
         ("cli.check", "models.targets"),
         ("cli.check", "render"),
+        ("cli.check", "report"),
         ("cli.check", "surfaces.cases"),
         ("cli.recommend", "models.targets"),
         ("cli.recommend", "surfaces.cases"),

@@ -18,7 +18,16 @@ from ..surfaces import report_files
 from ..surfaces.hooked import check_rule_names, run_check
 from ..surfaces.options import add_options, flag, given
 from ..surfaces.progress import AFTER, counting, on_stderr, probing
-from .command import COULD_NOT_TELL, HEALTHY, UNHEALTHY, add_output_arguments, columns, use_color
+from ..surfaces.sources import configuration_in, source_of, source_of_spec
+from .command import (
+    COULD_NOT_TELL,
+    HEALTHY,
+    UNHEALTHY,
+    add_output_arguments,
+    columns,
+    use_color,
+    user_output_aside,
+)
 
 if TYPE_CHECKING:
     import pluggy
@@ -61,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
     before = ""
     for index, spec in enumerate(arguments.specs):
         try:
-            with _progress(arguments, index):
+            with _progress(arguments, index), user_output_aside(arguments.format):
                 report = _check(spec, inputs, asked, hook)
         except Exception as e:
             if asked.get("debug"):
@@ -70,7 +79,9 @@ def run(arguments: argparse.Namespace) -> int:
                 traceback.print_exception(e.__cause__)
             said = _said(e)
             sentence = said if spec in said else f"{spec}: {said}"
-            unchecked[index] = getattr(e, "short", "") or said.removeprefix(f"{spec}: ")
+            why = said.removeprefix(f"{spec}: ")
+            unchecked[index] = getattr(e, "short", "") or why
+            reports.append(_not_checked(spec, why))
             print(f"initcheck: {sentence}", file=sys.stderr)
             status = COULD_NOT_TELL
             continue
@@ -78,7 +89,7 @@ def run(arguments: argparse.Namespace) -> int:
             status = UNHEALTHY
         if arguments.format == "text":
             text = _text(report, arguments)
-            if reports and ("\n" in text or "\n" in before):  # one-line verdicts stand under each other
+            if before and ("\n" in text or "\n" in before):  # one-line verdicts stand under each other
                 print()
             print(text, flush=True)
             before = text
@@ -92,7 +103,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.format == "json":
         _print_json(reports, several=len(arguments.specs) > 1)
     elif len(arguments.specs) > 1 and not arguments.quiet:
-        unhealthy = sum(not report.ok for report in reports)
+        unhealthy = sum(report.checked and not report.ok for report in reports)
         print(f"\n{_overview(arguments.specs, reports, unchecked)}\n")
         print(f"{len(arguments.specs)} models, {unhealthy} unhealthy, {len(unchecked)} could not be checked")
     return status
@@ -121,7 +132,22 @@ def _check(spec: str, inputs: str | None, asked: dict[str, Any], hook: Any) -> R
     case = case_of(getattr(model, "__wrapped__", None)) or ModelCase(model)
     settings = Settings.of(asked, case.settings)
     given_inputs = case.inputs if inputs is None else inputs
-    return run_check(hook, model, given_inputs, loss=case.loss, settings=settings, name=spec, is_spec=True)
+    source = source_of(model, Path.cwd()) or _source(spec)
+    return run_check(
+        hook, model, given_inputs, loss=case.loss, settings=settings, name=spec, is_spec=True, source=source
+    )
+
+
+def _not_checked(spec: str, why: str) -> Report:
+    from ..report import Report
+
+    return Report.not_checked(spec, why, source=_source(spec))
+
+
+def _source(spec: str) -> str:
+    """Where a model stands as far as its spec says it, else the file that configures the project."""
+    here = Path.cwd()
+    return source_of_spec(spec, here, here) or configuration_in(here)
 
 
 def _said(error: Exception) -> str:
@@ -154,8 +180,7 @@ def _progress(arguments: argparse.Namespace, index: int) -> contextlib.AbstractC
 def _overview(specs: Sequence[str], reports: Iterable[Report], unchecked: Mapping[int, str]) -> str:
     from ..render import drawable, overview
 
-    checked = iter(reports)
-    rows = [(spec, unchecked[i] if i in unchecked else next(checked)) for i, spec in enumerate(specs)]
+    rows = [(spec, unchecked.get(i, report)) for i, (spec, report) in enumerate(zip(specs, reports, strict=True))]
     return overview(rows, width=columns(), ascii=not drawable(sys.stdout.encoding))
 
 

@@ -6,6 +6,7 @@ Exit status: 0 every model is healthy (every row agrees), 1 one is not, 2 could 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import shutil
 import sys
@@ -81,6 +82,11 @@ def add_output_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-v", "--verbose", action="count", default=0, help="show the table of all layers as well")
     parser.add_argument("-q", "--quiet", action="store_true", help="show one line a model")
     parser.add_argument("--color", choices=("auto", "always", "never"), default="auto", help="(default: auto)")
+
+
+def user_output_aside(format: str) -> contextlib.AbstractContextManager[object]:
+    """Return a context in which what the user's code prints goes to stderr where stdout is for a program to read."""
+    return contextlib.redirect_stdout(sys.stderr) if format == "json" else contextlib.nullcontext()
 
 
 def use_color(choice: str) -> bool:

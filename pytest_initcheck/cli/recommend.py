@@ -7,7 +7,7 @@ import json
 
 from ..errors import SettingsError
 from ..models.shapes import parse_shapes
-from .command import HEALTHY, columns
+from .command import HEALTHY, columns, user_output_aside
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,17 +40,18 @@ def run(arguments: argparse.Namespace) -> int:
     inputs = "; ".join(arguments.input) if arguments.input else None
     if inputs is not None:
         parse_shapes(inputs)
-    loaded = load(arguments.spec)
-    case = case_of(getattr(loaded, "__wrapped__", None)) or ModelCase(loaded)
-    model = loaded if isinstance(loaded, nn.Module) else build(loaded, arguments.seed)[0]
-    plan = recommend_init(
-        model,
-        case.inputs if inputs is None else inputs,
-        scheme=arguments.scheme,
-        include=arguments.include or "*",
-        exclude=arguments.exclude or (),
-        seed=arguments.seed,
-    )
+    with user_output_aside(arguments.format):
+        loaded = load(arguments.spec)
+        case = case_of(getattr(loaded, "__wrapped__", None)) or ModelCase(loaded)
+        model = loaded if isinstance(loaded, nn.Module) else build(loaded, arguments.seed)[0]
+        plan = recommend_init(
+            model,
+            case.inputs if inputs is None else inputs,
+            scheme=arguments.scheme,
+            include=arguments.include or "*",
+            exclude=arguments.exclude or (),
+            seed=arguments.seed,
+        )
     if arguments.format == "json":
         print(json.dumps(plan.to_dict(), indent=1))
     elif arguments.as_code:

@@ -77,7 +77,7 @@ def ini_type(setting: Setting) -> str:
 
 
 def _read(config: pytest.Config) -> Configuration:
-    ini = {s.name: _getini(config, _INI[s.name], _EXPECTED[ini_type(s)]) for s in SETTINGS}
+    ini = {s.name: _getini(config, _INI[s.name], _EXPECTED[ini_type(s)], native=True) for s in SETTINGS}
     ini = {name: value for name, value in ini.items() if value is not None}
     validate(ini, _INI)
     try:
@@ -91,6 +91,8 @@ def _read(config: pytest.Config) -> Configuration:
     wanted = _getini(config, "initcheck_report", "a list of lines") if asked is None else asked
     base = config.rootpath if asked is None else config.invocation_params.dir
     enabled = bool(_getini(config, "initcheck", "true or false") if flag is None else flag)
+    if asked is not None and not enabled:
+        raise SettingsError("--initcheck-report needs --initcheck: only then are reports collected and written")
     return Configuration(
         enabled=enabled,
         models=tuple(_getini(config, "initcheck_models", "a list of lines")),
@@ -99,19 +101,19 @@ def _read(config: pytest.Config) -> Configuration:
         junit=bool(_getini(config, "initcheck_junit", "true or false")),
         reports=report_files.parse(wanted, called=called, base=base),
         watch=_watch(*_option(config, "watch")),
-        watch_budget=_budget(*_option(config, "watch_budget")),
+        watch_budget=_budget(*_option(config, "watch_budget", native=True)),
         baseline=_baseline(config, enabled),
         update=bool(config.getoption("initcheck_update")),
-        baseline_alpha=_alpha(*_option(config, "baseline_alpha")),
+        baseline_alpha=_alpha(*_option(config, "baseline_alpha", native=True)),
     )
 
 
-def _option(config: pytest.Config, name: str) -> tuple[str, str | None]:
+def _option(config: pytest.Config, name: str, *, native: bool = False) -> tuple[str, Any]:
     """What the value is called where it was given, and the value."""
     value = config.getoption(f"initcheck_{name}")
     if value is not None:
         return f"--{PREFIX}{name.replace('_', '-')}", value
-    return f"initcheck_{name}", _getini(config, f"initcheck_{name}", "text")
+    return f"initcheck_{name}", _getini(config, f"initcheck_{name}", "text", native=native)
 
 
 def _watch(called: str, value: str | None) -> str | None:
@@ -120,20 +122,20 @@ def _watch(called: str, value: str | None) -> str | None:
     return value
 
 
-def _budget(called: str, value: str | None) -> float:
+def _budget(called: str, value: Any) -> float:
     return _decimal(called, value, BUDGET, lambda share: 0 <= share < math.inf, "a number of per cent, 0 or more")
 
 
-def _alpha(called: str, value: str | None) -> float:
+def _alpha(called: str, value: Any) -> float:
     return _decimal(called, value, ALPHA, lambda alpha: 0 < alpha < 1, "a chance between 0 and 1, both left out")
 
 
-def _decimal(called: str, value: str | None, default: float, allowed: Callable[[float], bool], what: str) -> float:
+def _decimal(called: str, value: Any, default: float, allowed: Callable[[float], bool], what: str) -> float:
     if value is None:
         return default
     try:
-        found = float(value)
-    except ValueError:
+        found = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
         found = math.nan
     if not allowed(found):
         raise SettingsError(f"{called} must be {what} (got {value!r})")
@@ -152,16 +154,21 @@ def _baseline(config: pytest.Config, enabled: bool) -> Path | None:
         if asked:
             raise SettingsError("--initcheck-baseline needs --initcheck: only then are models checked")
         return None
-    path = (config.invocation_params.dir if asked else config.rootpath) / value
+    path: Path = (config.invocation_params.dir if asked else config.rootpath) / value
     if not value or path.is_dir():
         raise SettingsError(f"{called} must be a file (got {value!r})")
     return path
 
 
-def _getini(config: pytest.Config, name: str, expected: str) -> Any:
+def _getini(config: pytest.Config, name: str, expected: str, *, native: bool = False) -> Any:
+    """The value of an ini; ``native`` takes what ``[tool.pytest]`` holds as it is, and leaves it to the caller to read."""
     try:
         return config.getini(name)
     except (TypeError, ValueError, pytest.UsageError) as e:  # UsageError since pytest 9.2, some without the name
+        # pytest 9 takes of a number in TOML the one type that the ini has; to name several takes 9.2.
+        written: Any = getattr(config, "_inicfg", {}).get(name)
+        if native and getattr(written, "mode", "ini") == "toml":
+            return written.value
         raise SettingsError(f"{name} must be {expected} ({e})") from None
 
 
@@ -189,7 +196,7 @@ def settings_for(item: pytest.Item, asked: Mapping[str, Any]) -> Settings:
     """
     configuration = configured(item.config)
     markers = [mark.kwargs for mark in item.iter_markers("initcheck")]
-    return Settings.of(asked, *markers, configuration.command_line, configuration.ini)
+    return Settings.of(asked, *markers, shared=(configuration.command_line, configuration.ini))
 
 
 def debugging(item: pytest.Item, asked: Mapping[str, Any]) -> bool:

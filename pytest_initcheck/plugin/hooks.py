@@ -15,14 +15,14 @@ from ..errors import InitcheckError, InitcheckWarning, SettingsError, UnhealthyI
 from ..settings import BY_NAME
 from ..surfaces import report_files
 from ..surfaces.cases import case_of
-from ..surfaces.hooked import check_rule_names
+from ..surfaces.hooked import ask, check_rule_names
 from ..surfaces.progress import PROGRESS, InPytest
 from ..surfaces.ranks import speaks
-from ..words import plural
+from ..words import plural, some
 from . import configuration
 from .configuration import configured
 from .items import BASELINE, REPORTS, ModelItem, case_item, cause_of_theirs, check_in, target_item
-from .options import MISUSE
+from .options import HEAD, MISUSE
 from .paths import is_ours, relative
 from .watch import SuiteWatch
 
@@ -45,6 +45,8 @@ def start(config: pytest.Config) -> None:
         config.pluginmanager.register(Names(), "initcheck-names")
         if found.enabled:
             config.pluginmanager.register(Gate(config), "initcheck-gate")
+        elif named := [argument for argument in config.args if argument.startswith(HEAD)]:
+            raise SettingsError(f"{named[0]} needs --initcheck: only then are models checked")
     except InitcheckError as e:
         raise pytest.UsageError(str(e)) from None
 
@@ -163,6 +165,7 @@ class Gate:
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
         self._targets: list[Target] = []
+        self._named: set[str] = set()
         self._left_out = 0
         self._watch: SuiteWatch | None = None
         self._baseline: Baseline | None = None
@@ -173,9 +176,9 @@ class Gate:
     def pytest_sessionstart(self) -> None:
         hook = self._config.hook
         self._targets += _parse(configured(self._config).models, "initcheck_models", hook)
-        for lines in hook.pytest_initcheck_models(config=self._config):
-            self._targets += _parse(lines, "pytest_initcheck_models", hook)
         try:
+            for lines in ask(hook, "pytest_initcheck_models", config=self._config):
+                self._targets += _parse(lines, "pytest_initcheck_models", hook)
             self._open_baseline()
         except InitcheckError as e:
             raise pytest.UsageError(str(e)) from None
@@ -194,13 +197,25 @@ class Gate:
             self._config.stash[BASELINE] = self._baseline = Baseline(self._config)
             self._config.pluginmanager.register(self._baseline, "initcheck-baseline")
 
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection(self) -> None:
+        """Take the ids of configured models out of what the command line names: pytest would look for such files."""
+        known = {f"{HEAD}{target.id}" for target in self._targets}
+        self._named = {argument for argument in self._config.args if argument.startswith(HEAD)}
+        for argument in sorted(self._named - known):
+            raise pytest.UsageError(
+                f"{argument} is none of the configured models (known: {some(sorted(known), 5) or 'none'})"
+            )
+        self._config.args[:] = [argument for argument in self._config.args if argument not in self._named]
+
     @pytest.hookimpl(tryfirst=True)  # before -k and -m choose
     def pytest_collection_modifyitems(self, session: pytest.Session, items: list[pytest.Item]) -> None:
-        if _names_single_tests(self._config):
-            self._left_out = len(self._targets)
-            return
+        wanted = [target for target in self._targets if f"{HEAD}{target.id}" in self._named]
+        if not self._named and not _names_single_tests(self._config):
+            wanted = self._targets
+        self._left_out = len(self._targets) - len(wanted)
         root = self._config.inipath.parent if self._config.inipath else self._config.rootpath
-        found = [target_item(session, target, root) for target in self._targets]
+        found = [target_item(session, target, root) for target in wanted]
         items += found
         # As a collector would: this is what pytest counts as collected.
         report = pytest.CollectReport("initcheck", "passed", longrepr=None, result=[*found])
@@ -215,9 +230,10 @@ class Gate:
         The last, because each subtest has a report of its own, made as the test's.
         """
         report = yield
-        if call.when == "call" and report.failed and isinstance(item, ModelItem) and not item.stash.get(REPORTS, []):
-            line = str(report.longrepr).partition("\n")[0]
-            item.stash[_UNCHECKED] = {"line": line, "model": item.subject, "ok": None}
+        raised = call.excinfo if call.when == "call" and report.failed else None
+        if raised is not None and isinstance(item, ModelItem) and not item.stash.get(REPORTS, []):
+            why = item.why(raised.value)
+            item.stash[_UNCHECKED] = {"model": item.subject, "ok": None, "why": why, "source": item.source}
         if call.when == "teardown":
             records = _as_data(item)
             if records:
@@ -243,14 +259,12 @@ class Gate:
             and not self._baseline.finish(self._records)
         ):
             session.exitstatus = pytest.ExitCode.USAGE_ERROR
-        records = [record for found in self._records.values() for record in found if "trace" in record]
+        records = [record for found in self._records.values() for record in found]
         watched = self._watch.reports() if self._watch and self._watch.entries else []
         destinations = configured(self._config).reports
         if not records and not watched and not destinations:
             return
-        from ..report import Report
-
-        reports = [*(Report.from_dict(record) for record in records), *watched]
+        reports = [*map(_report, records), *watched]
         try:
             report_files.write(reports, destinations)
             report_files.append_step_summary(reports)
@@ -331,6 +345,15 @@ def _as_data(item: pytest.Item) -> list[dict[str, Any]]:
 
         return [{"line": summary_line(found), **found.to_dict()} for found in checked]
     return [unchecked] if unchecked else []
+
+
+def _report(record: dict[str, Any]) -> Report:
+    """What files are written from, of what crossed from the process that checked."""
+    from ..report import Report
+
+    if record["ok"] is None:
+        return Report.not_checked(record["model"], record["why"], source=record["source"])
+    return Report.from_dict(record)
 
 
 def _forget(item: pytest.Item) -> None:

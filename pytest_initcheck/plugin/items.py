@@ -17,7 +17,10 @@ from ..surfaces.cases import ModelCase
 from ..surfaces.hooked import check_rule_names, run_check
 from ..surfaces.progress import shown_in
 from ..surfaces.ranks import speaks
+from ..surfaces.sources import source_of, source_of_spec
+from ..words import named_error
 from .configuration import configured, debugging, settings_for
+from .options import HEAD
 from .paths import is_ours, relative
 
 if TYPE_CHECKING:
@@ -50,7 +53,15 @@ def check_in(
         then = partial(baseline.judge, key_of(item.nodeid, len(reports)), settings=settings)
     with shown_in(item.config, name):
         report = run_check(
-            item.ihook, model, inputs, loss=loss, settings=settings, name=name, is_spec=is_spec, then=then
+            item.ihook,
+            model,
+            inputs,
+            loss=loss,
+            settings=settings,
+            name=name,
+            is_spec=is_spec,
+            then=then,
+            source=source_of(model, item.config.rootpath) or _source_of_item(item),
         )
     reports.append(report)
     return report
@@ -68,10 +79,13 @@ class ModelItem(pytest.Item):
         loss: Any,
         asked: Mapping[str, Any],
         where: tuple[os.PathLike[str] | str, int | None],
+        source: str,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.subject = subject
+        #: Where the model stands as far as that is known without it.
+        self.source = source
         self._model = model
         self._inputs = inputs
         self._loss = loss
@@ -86,6 +100,7 @@ class ModelItem(pytest.Item):
     def runtest(self) -> None:
         """Probe the model and raise :class:`UnhealthyInit` if it is unhealthy."""
         model = self._model()
+        self.source = source_of(model, self.config.rootpath) or self.source
         name = self.subject
         report = check_in(self, model, self._inputs, loss=self._loss, asked=self._asked, name=name, is_spec=True)
         if configured(self.config).junit:
@@ -116,7 +131,7 @@ class ModelItem(pytest.Item):
             text = text.removeprefix(f"{self.subject}: ")
             return text if speaks() else f"{text.partition(chr(10))[0]} (rank 0 shows the report)"
         if isinstance(error, InitcheckError):
-            sentence = str(error).removeprefix(f"{self.subject}: ")
+            sentence = self.why(error)
             if debugging(self, self._asked):
                 excinfo.traceback = excinfo.traceback.cut(path=__file__)  # without pytest's own
                 return f"{sentence}\n\n{excinfo.getrepr(style='long')}"
@@ -124,6 +139,12 @@ class ModelItem(pytest.Item):
                 return f"{sentence}\n\n{pytest.ExceptionInfo.from_exception(error.__cause__).getrepr(style='short')}"
             return sentence
         return super().repr_failure(excinfo, style)
+
+    def why(self, error: BaseException) -> str:
+        """Return in one sentence, without the model's name, what kept the model from being checked."""
+        if isinstance(error, InitcheckError):
+            return str(error).removeprefix(f"{self.subject}: ")
+        return f"the check ended in {named_error(error)}"
 
     def reportinfo(self) -> tuple[os.PathLike[str] | str, int | None, str]:
         """Where the model is written down, and the title of its failure."""
@@ -138,24 +159,28 @@ def target_item(session: pytest.Session, target: Target, root: Path) -> ModelIte
 
         return load(target, root=root)
 
-    where = (session.config.inipath or session.config.rootpath, None)
+    config = session.config
+    where = (config.inipath or config.rootpath, None)
+    written = f"{relative(config.inipath, config.rootpath)}:1" if config.inipath else ""
     return ModelItem.from_parent(
         session,
         name=target.id,
-        nodeid=f"initcheck::{target.id}",
+        nodeid=f"{HEAD}{target.id}",
         subject=target.spec,
         model=model,
         inputs=target.inputs,
         loss=None,
         asked=target.settings,
         where=where,
+        source=source_of_spec(target.spec, root, config.rootpath) or written,
     )
 
 
 def case_item(collector: pytest.Module | pytest.Class, name: str, case: ModelCase) -> ModelItem:
     """Return the item of a factory in a test module."""
-    file = collector.path
-    subject = f"{relative(file, collector.config.rootpath)}:{name}"
+    file, line = collector.path, _line(case.factory)
+    called = relative(file, collector.config.rootpath)
+    subject = f"{called}:{name}"
     item = ModelItem.from_parent(
         collector,
         name=name,
@@ -164,12 +189,20 @@ def case_item(collector: pytest.Module | pytest.Class, name: str, case: ModelCas
         inputs=case.inputs,
         loss=case.loss,
         asked=case.settings,
-        where=(file, _line(case.factory)),
+        where=(file, line),
+        source=f"{called}:{(line or 0) + 1}",
     )
     for mark in getattr(case.factory, "pytestmark", ()):  # @pytest.mark.slow above or below @model_case
         item.own_markers.append(mark)
         item.keywords[mark.name] = mark
     return item
+
+
+def _source_of_item(item: pytest.Item) -> str:
+    """Where a test stands, or the model of an item as far as that is known."""
+    if isinstance(item, ModelItem):
+        return item.source
+    return f"{relative(item.path, item.config.rootpath)}:{(item.location[1] or 0) + 1}"
 
 
 def cause_of_theirs(error: BaseException) -> BaseException | None:

@@ -27,6 +27,9 @@ SETTINGS: tuple[tuple[str, object, str, str, str], ...] = (
     ("debug", False, "bool", "BOOL", "show the traceback behind the sentence where a model could not be checked (default: false)"),
 )  # fmt: skip
 
+#: What the id of a configured model's item begins with.
+HEAD = "initcheck::"
+
 #: What can be done with the models that tests call.
 WATCH = ("report", "fail", "off")
 #: Per cent of the suite's own CPU time that looking at them may take unless somebody says otherwise.
@@ -60,13 +63,18 @@ SILENT: dict[str, object] = {
 }
 
 
+#: Text, and since pytest can name two types, a number of ``[tool.pytest]`` as well.
+_VERBOSITY: object = int | str if pytest.version_tuple >= (9, 2) else None
+
 #: Where a worker of xdist, which cannot end the run, says why it has to end.
 MISUSE = "initcheck_misuse"
 
 
 def asked(config: pytest.Config) -> bool:
-    """Return whether an option or a line of the configuration says anything; a value that cannot be read does."""
+    """Return whether an option, a model's id or a line of the configuration says anything; a value that cannot be read does."""
     given = vars(config.option)
+    if any(argument.startswith(HEAD) for argument in config.args):
+        return True
     if any(value not in (None, False) for name, value in given.items() if name.startswith("initcheck")):
         return True
     try:
@@ -93,7 +101,11 @@ def register(parser: pytest.Parser) -> None:
         help="check the models of initcheck_models and of model_case where they start (ini: initcheck = true)",
     )
     group.addoption(
-        "--initcheck-report", action="append", default=None, metavar="FORMAT:PATH", help=f"{_REPORT} (repeatable)"
+        "--initcheck-report",
+        action="append",
+        default=None,
+        metavar="FORMAT:PATH",
+        help=f"with --initcheck: {_REPORT} (repeatable)",
     )
     group.addoption("--initcheck-watch", default=None, metavar="{report,fail,off}", help=_WATCH)
     group.addoption("--initcheck-watch-budget", default=None, metavar="PERCENT", help=_BUDGET)
@@ -126,7 +138,10 @@ def register(parser: pytest.Parser) -> None:
         "initcheck_junit", "write verdict and findings as JUnit properties (default: false)", type="bool", default=False
     )
     parser.addini(
-        "verbosity_initcheck", "verbosity of reports, a whole number (default: auto, as -v and -q say)", default="auto"
+        "verbosity_initcheck",
+        "verbosity of reports, a whole number (default: auto, as -v and -q say)",
+        type=_VERBOSITY,  # type: ignore[arg-type]
+        default="auto",
     )
     for name, _, kind, _, help in SETTINGS:
         parser.addini(f"initcheck_{name}", help, type=kind, default=None)  # type: ignore[arg-type]

@@ -7,17 +7,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..records import Finding
-from ..report import Report, plain
+from ..report import NOT_CHECKED, Report, plain
 
 _SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 _COMMANDS = {"error": "error", "warning": "warning", "note": "notice"}
 
 
 def sarif(reports: Sequence[Report]) -> str:
-    """Return the findings of all models as one SARIF 2.1.0 run.
+    """Return the findings of all models as one SARIF 2.1.0 run; a model that could not be checked is an error of its own.
 
-    A finding stands at its ``evidence["file"]`` and ``evidence["line"]`` where it has them; the layer's name is always
-    given as a logical location.
+    Every result has a file and a line, without which GitHub's code scanning does not take it: ``evidence["file"]`` and
+    ``evidence["line"]`` of the finding, else where the model stands, else the first line of what names it. The layer's
+    name is a logical location.
 
     Args:
         reports: the models.
@@ -47,7 +48,7 @@ def github_annotations(reports: Sequence[Report]) -> str:
         for f in report.findings:
             if f.severity == "note":
                 continue
-            file, line = _place(f)
+            file, line = _place(report, f)
             where = f" at {f.layers[0]}" if f.layers else ""
             properties = {"file": file, "line": line, "title": f"{f.rule}{where}"}
             given = ",".join(f"{k}={_escaped(str(v), property=True)}" for k, v in properties.items() if v is not None)
@@ -58,9 +59,11 @@ def github_annotations(reports: Sequence[Report]) -> str:
 def _rule(name: str) -> dict[str, Any]:
     from ..rules import RULES
 
-    described: dict[str, Any] = {"id": name}
+    # Another plugin's rule says no more than its name here.
+    text = "The model could not be built or run, so nothing is known of it." if name == NOT_CHECKED else name
+    described: dict[str, Any] = {"id": name, "shortDescription": {"text": text}}
     rule = RULES.get(name)
-    if rule is not None:  # another plugin's rule says no more than its name here
+    if rule is not None:
         text = (rule.judge.__doc__ or name).strip().split("\n\n")[0]
         described["shortDescription"] = {"text": " ".join(text.split())}
         described["help"] = {"text": f"Threshold: {rule.threshold}. Evidence: {rule.evidence}. Limits: {rule.limits}."}
@@ -68,16 +71,12 @@ def _rule(name: str) -> dict[str, Any]:
 
 
 def _result(report: Report, f: Finding, index: int) -> dict[str, Any]:
-    location: dict[str, Any] = {}
+    file, line = _place(report, f)
+    physical = {"artifactLocation": {"uri": _uri(file or _named(report))}, "region": {"startLine": line or 1}}
+    location: dict[str, Any] = {"physicalLocation": physical}
     if f.layers:
         location["logicalLocations"] = [{"fullyQualifiedName": name, "kind": "member"} for name in f.layers[:10]]
-    file, line = _place(f)
-    if file is not None:
-        physical: dict[str, Any] = {"artifactLocation": {"uri": _uri(file)}}
-        if line is not None:
-            physical["region"] = {"startLine": line}
-        location["physicalLocation"] = physical
-    result = {
+    return {
         "ruleId": f.rule,
         "ruleIndex": index,
         "level": f.severity,
@@ -85,8 +84,8 @@ def _result(report: Report, f: Finding, index: int) -> dict[str, Any]:
         "properties": {"model": report.model, "evidence": plain(f.evidence)},
         # Stable from run to run, so that a finding that stays is not shown as new.
         "partialFingerprints": {"initcheck/v1": f"{report.model}:{f.rule}:{f.layers[0] if f.layers else ''}"},
+        "locations": [location],
     }
-    return {**result, "locations": [location]} if location else result
 
 
 def _message(report: Report, f: Finding) -> str:
@@ -98,18 +97,27 @@ def _message(report: Report, f: Finding) -> str:
     return "\n".join(parts)
 
 
-def _place(f: Finding) -> tuple[str | None, int | None]:
+def _place(report: Report, f: Finding) -> tuple[str | None, int | None]:
     evidence: Mapping[str, Any] = f.evidence
     file, line = evidence.get("file"), evidence.get("line")
+    if not file:
+        file, _, number = report.source.rpartition(":")
+        line = int(number) if number.isdecimal() else None
     valid = isinstance(line, int) and not isinstance(line, bool) and line >= 1
     return (str(file), line if valid else None) if file else (None, None)
+
+
+def _named(report: Report) -> str:
+    """The file of a spec such as ``models.py:Net``; of any other model its name, which leads nowhere but says which it is."""
+    file, spec, _ = report.model.partition(".py:")
+    return f"{file}.py" if spec else report.model
 
 
 def _uri(path: str) -> str:
     from urllib.parse import quote
 
     path = path.replace("\\", "/")
-    return ("file://" if path.startswith("/") else "") + quote(path)
+    return ("file://" if path.startswith("/") else "") + quote(path, errors="backslashreplace")
 
 
 def _escaped(text: str, *, property: bool = False) -> str:

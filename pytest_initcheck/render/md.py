@@ -11,7 +11,7 @@ from ..words import and_more, plural
 from . import bars
 from .code import fitted
 from .text import summary_line
-from .words import amount, brief, counts, setup, shown, span
+from .words import amount, brief, counts, setup, shown, span, standing
 
 #: Findings written out per model.
 AT_MOST = 10
@@ -23,15 +23,15 @@ def markdown(reports: Sequence[Report]) -> str:
     """Return one table of all models and, for each that has errors or warnings, its findings to unfold.
 
     Args:
-        reports: the models, in the order in which they are shown; unhealthy ones are shown first.
+        reports: the models, in the order in which they are shown; unhealthy ones are shown first, then those that could
+            not be checked.
     """
-    ordered = sorted(reports, key=lambda r: r.ok)
-    unhealthy = sum(not r.ok for r in ordered)
-    verdict = f"{unhealthy} of {plural(len(ordered), 'model')} unhealthy" if unhealthy else "all healthy"
+    ordered = sorted(reports, key=lambda r: (r.ok, not r.checked))
+    verdict = standing(ordered) or f"all healthy ({plural(len(ordered), 'model')})"
     if not ordered:
         return "## Initialization check: no model was checked\n"
     lines = [
-        f"## Initialization check: {verdict}" + ("" if unhealthy else f" ({plural(len(ordered), 'model')})"),
+        f"## Initialization check: {verdict}",
         "",
         "| | model | layers | parameters | activations | gradients | a step moves | findings |",
         "|---|---|--:|--:|--:|--:|--:|---|",
@@ -50,6 +50,8 @@ def markdown(reports: Sequence[Report]) -> str:
 
 
 def _row(report: Report) -> str:
+    if not report.checked:
+        return f"| :grey_question: | {_cell(report.model)} | - | - | - | - | - | could not be checked |"
     leaves = [x for x in report.layers.values() if x.leaf and x.activation.count]
     size = sum(p.value.count for p in report.parameters.values() if p.value is not None)
     moved = report.response.movement
@@ -72,6 +74,11 @@ def _row(report: Report) -> str:
 
 
 def _details(report: Report) -> str:
+    if not report.checked:
+        told = [line for f in report.findings for line in (_text(f.summary), "")]
+        return "\n".join(
+            ["<details>", f"<summary>{_html(report.model)}: not checked</summary>", "", *told, "</details>"]
+        )
     lines = ["<details>", f"<summary>{_html(summary_line(report))}</summary>", ""]
     shown_findings = [f for f in report.findings if f.severity != "note"]
     for finding in shown_findings[:AT_MOST]:

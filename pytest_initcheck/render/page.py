@@ -17,7 +17,7 @@ from .profile import depth
 from .svg import charts, strips
 from .tables import FOLDED, PARAMETER_COLUMNS, folding, layer_columns, text_of
 from .text import headline
-from .words import brief, counts, setup, shown
+from .words import brief, counts, setup, shown, standing
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -30,12 +30,7 @@ def html(reports: Sequence[Report]) -> str:
         reports: the models, in the order in which they are shown.
     """
     models = [_view(report, f"model-{i}") for i, report in enumerate(reports, 1)]
-    unhealthy = sum(not r.ok for r in reports)
-    verdict = (
-        f"{unhealthy} of {plural(len(models), 'model')} unhealthy"
-        if unhealthy
-        else f"{plural(len(models), 'model')}, all healthy"
-    )
+    verdict = standing(reports) or f"{plural(len(models), 'model')}, all healthy"
     verdict = verdict if models else "no model was checked"
     template = _environment().get_template("report.html.jinja")
     return template.render(models=models, verdict=verdict, css=_file("report.css"), js=_file("report.js"))
@@ -49,6 +44,15 @@ def fragment(report: Report) -> str:
 
 def _view(report: Report, anchor: str, *, tables: bool = True) -> dict[str, Any]:
     """What the template shows, as text."""
+    if not report.checked:
+        why = [_finding(f) for f in report.findings]
+        return {
+            "anchor": anchor,
+            "name": shown(report.model),
+            "badge": "unchecked",
+            "verdict": "not checked",
+            "findings": why,
+        }
     points = depth(report)
     line = headline(report)
     places = {p.layer.name: i for i, p in enumerate(points)}

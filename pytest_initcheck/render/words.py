@@ -114,6 +114,17 @@ def counts(findings: Iterable[Finding]) -> list[str]:
     ]
 
 
+def standing(reports: Iterable[Report]) -> str:
+    """Return ``"1 of 3 models unhealthy, 1 could not be checked"``; ``""`` where all are healthy."""
+    found = list(reports)
+    unhealthy = sum(r.checked and not r.ok for r in found)
+    unknown = sum(not r.checked for r in found)
+    whole = f"of {plural(len(found), 'model')} "
+    if unhealthy:
+        return f"{unhealthy} {whole}unhealthy" + (f", {unknown} could not be checked" if unknown else "")
+    return f"{unknown} {whole}could not be checked" if unknown else ""
+
+
 def failing(report: Report) -> list[Finding]:
     """Return the findings that made the report unhealthy."""
     severities = {"error": ("error",), "warning": ("error", "warning")}.get(report.fail_on, ())

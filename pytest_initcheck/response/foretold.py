@@ -4,8 +4,8 @@ The direction c that was pulled back is random over the output and of such a len
 samples, has a smaller RMS than its part along c (Cauchy and Schwarz). To first order, that part is the sum of each weight's step times its
 gradient: for steps of Adam's, the sum of |g| times how far a weight goes. How far this holds no gradient knows, so it is believed only
 of outputs on an ordinary scale, in models none of whose scales is off, and at some distance from what leaves a doubt. A network that
-is chaotic whatever its weights loses the slope within a step: what comes out is as if it had been drawn anew, and as far from what
-was as samples are from each other.
+is not plainly calm may lose the slope within a step: what comes out is then as if it had been drawn anew, and as far from what was as
+samples are from each other.
 """
 
 from __future__ import annotations
@@ -39,10 +39,16 @@ def foretold(push: Push, unit: float, varying: float, read: Heard | None) -> Ste
     # A gradient below Adam's epsilon moves its weight by less: by at least as much as if each one were smaller by epsilon.
     count = sum(push.parameters[name].numel() for name, g in probed.gradients.items() if g is not None)
     least = thresholds.STEP * (total - count * EPSILON)
-    if read is not None and (read.sensitivity or 0.0) > thresholds.CHAOTIC:
+    low, high = thresholds.FORETOLD[0] * unit, thresholds.FORETOLD[1] * unit
+    calm = chaotic = False
+    if read is not None and read.sensitivity is not None:
+        chaotic = read.sensitivity > thresholds.CHAOTIC
+        calm = not chaotic
+    if not chaotic and not low <= least <= high:
+        return None
+    if not calm:
         least = min(least, varying)
-    low, high = thresholds.FORETOLD
-    if not low * unit <= least <= high * unit:
+    if not low <= least <= high:
         return None
     return Steps((least,), thresholds.STEP * total, None, None, {}, ())
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from ..errors import SettingsError
+from ..errors import InitcheckError, SettingsError
 from ..settings import BY_NAME
+from ..words import named_error
 from .options import command_line
 
 if TYPE_CHECKING:
@@ -26,6 +30,7 @@ def run_check(
     name: str,
     is_spec: bool,
     then: Callable[[Report], Report] | None = None,
+    source: str = "",
 ) -> Report:
     """Return the report of ``check``.
 
@@ -38,20 +43,60 @@ def run_check(
         name: what the report calls the model.
         is_spec: whether the command ``initcheck check NAME`` finds the same model.
         then: what else is to be judged, before ``pytest_initcheck_report`` is told.
+        source: where the model stands, for the report.
+
+    Raises:
+        InitcheckError: a hook raised, or the model could not be checked.
     """
     from ..check import check
 
     if inputs is None:
-        inputs = hook.pytest_initcheck_inputs(name=name)
+        inputs = ask(hook, "pytest_initcheck_inputs", name=name)
     if loss is None:
-        loss = hook.pytest_initcheck_loss(name=name)
+        loss = ask(hook, "pytest_initcheck_loss", name=name)
     report = check(model, inputs, loss=loss, settings=settings, name=name, extra_rules=extra_rules(hook))
+    report = replace(report, source=source)
     if is_spec:
         report = replace(report, reproduce=command_line(name, inputs if isinstance(inputs, str) else None, settings))
     if then is not None:
         report = then(report)
-    hook.pytest_initcheck_report(report=report)
+    ask(hook, "pytest_initcheck_report", report=report)
     return report
+
+
+def ask(hook: Any, called: str, /, **arguments: Any) -> Any:
+    """Return what a hook answers.
+
+    Raises:
+        InitcheckError: an implementation raised; the message names its file and line.
+    """
+    try:
+        return getattr(hook, called)(**arguments)
+    except InitcheckError:
+        raise
+    except Exception as e:
+        if type(e).__module__ in ("_pytest.outcomes", "_pytest.config.exceptions"):  # pytest.exit() and the like
+            raise
+        frames = _implementation(e.__traceback__)
+        where = f" in {_shown(frames)}" if frames else ""
+        cause = e.with_traceback(frames)
+        raise InitcheckError(f"{called}{where} failed ({named_error(e)}): mend the hook") from cause
+
+
+def _implementation(frames: TracebackType | None) -> TracebackType | None:
+    """The frames from the hook that raised on: the first that is neither ours nor pluggy's."""
+    pluggy = Path(sys.modules["pluggy"].__file__ or "").parent
+    while frames is not None:
+        file = Path(frames.tb_frame.f_code.co_filename)
+        if file != Path(__file__) and not file.is_relative_to(pluggy):
+            break
+        frames = frames.tb_next
+    return frames
+
+
+def _shown(frames: TracebackType) -> str:
+    file, here = Path(frames.tb_frame.f_code.co_filename), Path.cwd()
+    return f"{file.relative_to(here).as_posix() if file.is_relative_to(here) else file}:{frames.tb_lineno}"
 
 
 def check_rule_names(values: Mapping[str, Any], called: Mapping[str, str], hook: Any) -> None:
@@ -79,7 +124,7 @@ def extra_rules(hook: Any) -> dict[str, Rule]:
     from ..rules import RULES, Rule
 
     found: dict[str, Rule] = {}
-    for rules in hook.pytest_initcheck_rules():
+    for rules in ask(hook, "pytest_initcheck_rules"):
         if not isinstance(rules, list | tuple) or not all(isinstance(rule, Rule) for rule in rules):
             raise SettingsError(
                 f"pytest_initcheck_rules must return a list of pytest_initcheck.rules.Rule, got {rules!r}"

@@ -75,6 +75,15 @@ def test_rules_of_others_judge_and_are_silenced_like_ours(models: pytest.Pyteste
     models.runpytest("--initcheck", "--initcheck-select=unresponsive").assert_outcomes(passed=1)
 
 
+def test_a_glob_for_all_models_of_a_run_need_not_match_in_each(models: pytest.Pytester):
+    models.makeini("[pytest]\ninitcheck_models =\n    zoo.py:Healthy input=8x8\n    zoo.py:Sick input=8x8\n")
+
+    result = models.runpytest("--initcheck", "--initcheck-ignore=unresponsive:no.such.*")
+
+    result.assert_outcomes(passed=1, failed=1)
+    assert "match nothing" not in result.stdout.str()
+
+
 @pytest.mark.parametrize(
     ("arguments", "ini", "called"),
     [
@@ -111,3 +120,79 @@ def test_bad_rules_end_the_run(models: pytest.Pytester, answer: str, message: st
 
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines([f"ERROR: {message}"])
+
+
+@pytest.mark.parametrize("workers", [[], pytest.param(["-n", "2"], marks=pytest.mark.slow)], ids=["alone", "xdist"])
+@pytest.mark.parametrize("hook", ["pytest_initcheck_models(config)", "pytest_initcheck_rules()"])
+def test_a_hook_of_the_run_that_raises_ends_it(models: pytest.Pytester, hook: str, workers: list[str]):
+    models.makeini("[pytest]\ninitcheck_ignore = unresponsive\n")
+    models.makeconftest(f"""
+        def read():
+            raise KeyError("no models")
+
+        def {hook}:
+            return read()
+        """)
+
+    result = models.runpytest("--initcheck", *workers)
+
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    name = hook.partition("(")[0]
+    assert [line for line in result.errlines if line.strip()] == [
+        f"ERROR: {name} in conftest.py:5 failed (KeyError: 'no models'): mend the hook"
+    ]
+    assert "INTERNALERROR" not in result.stdout.str()
+
+
+@pytest.mark.parametrize("hook", ["inputs(name)", "loss(name)", "report(report)"])
+def test_a_hook_of_a_check_that_raises_fails_its_item(models: pytest.Pytester, hook: str):
+    models.makeini("[pytest]\ninitcheck_models = zoo.py:Healthy\n")
+    models.makeconftest(f"""
+        import torch
+
+        def pytest_initcheck_{hook}:
+            torch.ones(2) @ torch.ones(3)
+
+        if {not hook.startswith("inputs")}:
+            def pytest_initcheck_inputs(name):
+                return "8x8"
+        """)
+
+    result = models.runpytest("--initcheck")
+
+    result.assert_outcomes(failed=1)
+    sentence = f"pytest_initcheck_{hook.partition('(')[0]} in conftest.py:4 failed (RuntimeError: *): mend the hook"
+    result.stdout.fnmatch_lines(
+        ["*_ initcheck zoo.py:Healthy _*", sentence, "initcheck: 1 model, 1 could not be checked"]
+    )
+    assert "_multicall" not in result.stdout.str()
+    told = models.runpytest("--initcheck", "-v").stdout.str()
+    assert "torch.ones(2) @ torch.ones(3)" in told
+    assert "pluggy/" not in told
+
+
+def test_a_hook_may_end_the_run(models: pytest.Pytester):
+    models.makeini("[pytest]\ninitcheck_models = zoo.py:Healthy\n")
+    models.makeconftest("""
+        import pytest
+
+        def pytest_initcheck_inputs(name):
+            pytest.exit("no data here", returncode=7)
+        """)
+
+    assert models.runpytest("--initcheck").ret == 7
+
+
+def test_a_hook_that_raises_in_a_test_shows_the_hook_alone(models: pytest.Pytester):
+    models.makeconftest("""
+        def pytest_initcheck_inputs(name):
+            raise RuntimeError("no data")
+        """)
+    models.makepyfile("from zoo import Healthy\n\ndef test_it(initcheck):\n    initcheck(Healthy())\n")
+
+    result = models.runpytest()
+
+    result.stdout.fnmatch_lines(
+        ["*pytest_initcheck_inputs in conftest.py:2 failed (RuntimeError: no data): mend the hook"]
+    )
+    assert "_multicall" not in result.stdout.str()

@@ -257,3 +257,45 @@ def test_items_leave_the_generators_alone(models: pytest.Pytester):
     )
 
     models.runpytest("--initcheck").assert_outcomes(passed=3)
+
+
+# -- ids as arguments
+
+
+def test_an_id_that_was_printed_can_be_run(models: pytest.Pytester, xdist_again: tuple[str, ...]):
+    models.makeini(INI)
+    models.makepyfile(test_it="def test_it(): pass", test_other="def test_other(): pass")
+
+    result = models.runpytest("--initcheck", "initcheck::zoo.py:Sick[input=8x8]", *xdist_again)
+    result.assert_outcomes(failed=1)
+
+    ids = ["initcheck::zoo.py:Healthy[input=8x8]", "initcheck::zoo:Healthy[input=8x8,seed=3]", "test_it.py::test_it"]
+    result = models.runpytest("--initcheck", "-rA", *ids, *xdist_again)
+    result.assert_outcomes(passed=3)
+    if not xdist_again:
+        result.stdout.fnmatch_lines(["initcheck: 2 models, 1 of initcheck_models left out because *"])
+
+
+def test_a_part_of_the_name_chooses(models: pytest.Pytester):
+    models.makeini(INI)
+
+    models.runpytest("--initcheck", "-k", "zoo.py:Healthy").assert_outcomes(passed=1, deselected=2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["initcheck::zoo.py:Sick"], "initcheck::zoo.py:Sick needs --initcheck: only then are models checked"),
+        (
+            ["--initcheck", "initcheck::zoo.py:Sick"],
+            "initcheck::zoo.py:Sick is none of the configured models (known: initcheck::zoo.py:Healthy[[]input=8x8], *",
+        ),
+    ],
+)
+def test_an_id_that_cannot_be_run_says_why(models: pytest.Pytester, arguments: list[str], message: str):
+    models.makeini(INI)
+
+    result = models.runpytest(*arguments)
+
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([f"ERROR: {message}"])

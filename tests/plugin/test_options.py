@@ -86,6 +86,66 @@ def test_native_toml(pytester: pytest.Pytester):
     assert configured(config).enabled
 
 
+#: Lines of TOML, and what each says.
+NUMERIC = {
+    "initcheck_watch_budget = 5": 5.0,
+    "initcheck_watch_budget = 2.5": 2.5,
+    'initcheck_watch_budget = "5"': 5.0,
+    "initcheck_baseline_alpha = 0.01": 0.01,
+    'initcheck_baseline_alpha = "1e-3"': 0.001,
+    "initcheck_seed = 3": 3,
+    'initcheck_seed = "3"': 3,
+    'initcheck_seeds = "4"': 4,
+    'initcheck_timeout = "30"': 30,
+    "initcheck_time_budget = 25": "25s",
+    "initcheck_time_budget = 2.5": "2.5s",
+    'initcheck_time_budget = "25s"': "25s",
+}
+
+
+@pytest.mark.skipif(pytest.version_tuple < (9,), reason="native TOML came with pytest 9")
+@pytest.mark.parametrize("line", NUMERIC)
+def test_numbers_of_native_toml_are_numbers_or_text(pytester: pytest.Pytester, line: str):
+    pytester.makefile(".toml", pytest=f"[pytest]\n{line}\n")
+    name = line.partition(" ")[0].removeprefix("initcheck_")
+
+    found = configured(pytester.parseconfigure())
+
+    assert getattr(found if hasattr(found, name) else Settings.of(found.ini), name) == NUMERIC[line]
+
+
+@pytest.mark.skipif(pytest.version_tuple < (9,), reason="native TOML came with pytest 9")
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("initcheck_watch_budget = true", "initcheck_watch_budget must be a number of per cent, 0 or more (got True)"),
+        ("initcheck_watch_budget = [5]", "initcheck_watch_budget must be a number of per cent, 0 or more (got [5])"),
+        (
+            "initcheck_baseline_alpha = 2",
+            "initcheck_baseline_alpha must be a chance between 0 and 1, both left out (got 2)",
+        ),
+        ("initcheck_seed = 1.5", "initcheck_seed must be a whole number of at least 0 (got 1.5)"),
+        ("initcheck_time_budget = true", "initcheck_time_budget must be bare steps (60x), *(got True)"),
+        ("initcheck_watch = 3", "initcheck_watch must be text (*)"),
+    ],
+)
+def test_what_native_toml_cannot_say_ends_the_run(pytester: pytest.Pytester, line: str, message: str):
+    pytester.makefile(".toml", pytest=f"[pytest]\n{line}\n")
+
+    result = pytester.runpytest()
+
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([f"ERROR: {message.replace('[', '[[]')}"])
+
+
+@pytest.mark.skipif(pytest.version_tuple < (9, 2), reason="an ini has one type before pytest 9.2")
+@pytest.mark.parametrize("value", ["1", '"1"', '"auto"'])
+def test_verbosity_is_a_number_or_text(pytester: pytest.Pytester, value: str):
+    pytester.makefile(".toml", pytest=f"[pytest]\nverbosity_initcheck = {value}\n")
+
+    assert pytester.parseconfigure("-v").get_verbosity("initcheck") == 1
+
+
 def test_defaults(pytester: pytest.Pytester):
     assert resolved(pytester) == Settings()
     assert not configured(pytester.parseconfigure()).enabled

@@ -76,3 +76,136 @@ def test_a_file_that_cannot_be_written_is_said(project: pytest.Pytester) -> None
 
     assert result.ret == 0
     result.stdout.fnmatch_lines(["*InitcheckWarning: a report could not be written*"])
+
+
+TESTS = """
+import models
+
+def test_it(initcheck):
+    initcheck(models.healthy(), "8x8")
+"""
+
+
+def test_the_option_needs_the_flag(project: pytest.Pytester) -> None:
+    project.makepyfile(test_it=TESTS)
+
+    result = project.runpytest("--initcheck-report=json:out.json")
+
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert [line for line in result.errlines if line.strip()] == [
+        "ERROR: --initcheck-report needs --initcheck: only then are reports collected and written"
+    ]
+    assert project.runpytest("--initcheck-report=json:out.json", "-o", "initcheck=true", "-k", "healthy").ret == 0
+
+
+def test_the_ini_is_for_runs_with_the_flag(project: pytest.Pytester) -> None:
+    project.makeini("[pytest]\ninitcheck_report = json:here.json\n")
+    project.makepyfile(test_it="def test_it(): pass")
+
+    assert project.runpytest().ret == 0
+    assert not (project.path / "here.json").exists()
+
+
+# -- models that could not be checked
+
+BROKEN = """
+import models
+
+def broken():
+    raise ValueError("no such thing")
+"""
+
+
+@pytest.mark.parametrize("workers", [[], pytest.param(["-n", "2"], marks=pytest.mark.slow)], ids=["alone", "xdist"])
+def test_models_that_could_not_be_checked_are_in_every_file(project: pytest.Pytester, workers: list[str]) -> None:
+    project.makepyfile(more=BROKEN)
+    project.makeini("[pytest]\ninitcheck_models =\n    models.py:healthy\n    more.py:broken\n    gone.py:Net\n")
+    kinds = ("text", "json", "html", "markdown", "sarif", "github")
+
+    result = project.runpytest("--initcheck", *(f"--initcheck-report={kind}:out.{kind}" for kind in kinds), *workers)
+
+    result.stdout.fnmatch_lines(["initcheck: 3 models, 2 could not be checked"])
+    for kind in kinds:
+        text = (project.path / f"out.{kind}").read_text(encoding="utf-8")
+        assert "more.py:broken" in text
+        assert "no such thing" in text
+    text = (project.path / "out.markdown").read_text(encoding="utf-8")
+    assert text.startswith("## Initialization check: 2 of 3 models could not be checked\n")
+    found = {r["model"]: r for r in json.loads((project.path / "out.json").read_text(encoding="utf-8"))}
+    assert found["more.py:broken"]["findings"][0]["summary"].startswith(
+        "building the model failed (ValueError: no such"
+    )
+    assert {name: r["source"] for name, r in found.items()} == {
+        "models.py:healthy": "models.py:3",
+        "more.py:broken": "more.py:3",
+        "gone.py:Net": "tox.ini:1",
+    }
+
+
+def test_the_step_summary_has_them_also_where_there_is_nothing_else(
+    project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    summary = project.path / "summary.md"
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
+    project.makepyfile(more=BROKEN)
+    project.makeini("[pytest]\ninitcheck_models = more.py:broken\n")
+
+    project.runpytest("--initcheck")
+
+    assert "1 of 1 model could not be checked" in summary.read_text(encoding="utf-8")
+
+
+# -- where findings stand
+
+PLACED = """
+from torch import nn
+from pytest_initcheck import model_case
+from src.zoo import Sick
+
+@model_case("8x8", fail_on="never")
+def case():
+    return Sick()
+
+def test_class(initcheck):
+    initcheck(Sick(), "8x8", fail_on="never")
+
+def test_module_of_torch(initcheck):
+    initcheck(nn.Sequential(*Sick()), "8x8", fail_on="never")
+"""
+ZOO = """\
+from torch import nn
+
+class Sick(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+        for parameter in self.parameters():
+            nn.init.zeros_(parameter)
+
+built = nn.Sequential(*Sick())
+"""
+
+
+def test_every_finding_stands_in_a_file_of_the_project(pytester: pytest.Pytester) -> None:
+    (pytester.mkdir("src") / "zoo.py").write_text(ZOO)
+    pytester.makepyfile(test_models=PLACED)
+    pytester.makeini(
+        "[pytest]\npythonpath = .\ninitcheck_fail_on = never\n"
+        "initcheck_models =\n    src/zoo.py:Sick input=8x8\n    src.zoo:built input=8x8\n"
+    )
+
+    result = pytester.runpytest("--initcheck", "--initcheck-report=sarif:out.sarif")
+
+    result.assert_outcomes(passed=5)
+    (run,) = json.loads((pytester.path / "out.sarif").read_text())["runs"]
+    places: dict[str, set[str]] = {}
+    for found in run["results"]:
+        physical = found["locations"][0]["physicalLocation"]
+        place = f"{physical['artifactLocation']['uri']}:{physical['region']['startLine']}"
+        places.setdefault(found["properties"]["model"], set()).add(place)
+    assert places == {
+        "src/zoo.py:Sick": {"src/zoo.py:3"},
+        "src.zoo:built": {"src/zoo.py:9"},
+        "test_models.py:case": {"test_models.py:5"},
+        "Sick": {"src/zoo.py:3"},
+        "Sequential": {"test_models.py:12"},
+    }

@@ -192,8 +192,10 @@ PAGE = """# The JSON report
 
 <!-- Written by tests/render/regenerate.py from the records' types and docstrings: change those. -->
 
-`initcheck check SPEC --format json` prints one report as a JSON object, or, for several specs, an array of such objects.
-In Python the same data is `report.to_dict()`; `Report.from_dict(data)` turns it back into a report, without loss.
+`initcheck check SPEC --format json` prints one report as a JSON object, or, for several specs, an array of such objects in the
+order of the specs; what the model's own code prints goes to stderr meanwhile. A report file of a run
+(`--initcheck-report=json:PATH`, `--report json:PATH`) is an array always. In Python the same data is `report.to_dict()`;
+`Report.from_dict(data)` turns it back into a report, without loss.
 
 The layout is published as a JSON Schema (draft 2020-12) in the package, `pytest_initcheck/report.schema.json`:
 
@@ -226,6 +228,10 @@ what was not asked is `null` instead of missing.
 **Numbers.** JSON has no NaN and no infinity. Where a number may be one of them, it is the string `"nan"`, `"inf"` or
 `"-inf"`; in the tables below such a value is called *number*.
 
+**Models that could not be checked** have an object like any other: `ok` is false, and the only finding has the rule
+`not-checked`, which is no rule that could be selected or silenced, and says in its `summary` what kept the model from being
+checked. Its `trace` is empty. `Report.from_dict(data).checked` is false for these alone.
+
 **Order.** `layers` are in call order, `parameters` in the order of `named_parameters`, `findings` most severe first.
 
 What to read for what:
@@ -233,6 +239,8 @@ What to read for what:
 | question | key |
 |---|---|
 | did it pass? | `ok` |
+| could it be checked at all? | `findings[0].rule` is not `not-checked` |
+| where does the model stand? | `source` |
 | what is wrong, and where? | `findings[].rule`, `.severity`, `.layers[0]`, `.summary` |
 | what to do? | `findings[].cause`, `.fix`, `.silence` |
 | how large is the signal at a layer? | `trace.layers.activation.rms`, `.gradient.rms`, in the order of `trace.layers.name` |

@@ -273,7 +273,32 @@ def test_findings_stand_where_their_evidence_says():
 
     assert location["physicalLocation"] == {"artifactLocation": {"uri": "src/zoo.py"}, "region": {"startLine": 12}}
     assert location["logicalLocations"][0]["fullyQualifiedName"] == "blocks.0.fc.weight"
-    assert all("physicalLocation" not in r["locations"][0] for r in rest)
+    for result in rest:
+        assert result["locations"][0]["physicalLocation"] == {
+            "artifactLocation": {"uri": "zoo.py"},
+            "region": {"startLine": 1},
+        }
+
+
+@pytest.mark.parametrize(
+    ("source", "uri", "line"),
+    [
+        ("src/models/net.py:31", "src/models/net.py", 31),
+        ("/far/net.py:2", "file:///far/net.py", 2),
+        ("", "timm%3Aresnet18", 1),
+    ],
+)
+def test_every_result_has_a_file_and_a_line(source: str, uri: str, line: int):
+    report = replace(samples.many(), model="timm:resnet18", source=source)
+
+    results = json.loads(sarif([report, Report.not_checked("timm:resnet18", "it raised", source=source)]))["runs"][0][
+        "results"
+    ]
+
+    assert len(results) > 2
+    for result in results:
+        (location,) = result["locations"]
+        assert location["physicalLocation"] == {"artifactLocation": {"uri": uri}, "region": {"startLine": line}}
 
 
 def test_known_rules_are_described():
@@ -284,13 +309,16 @@ def test_known_rules_are_described():
 
 
 @pytest.mark.parametrize("line", [0, -1, "12", True, None])
-def test_a_line_that_is_none_is_left_out(line: object):
+def test_a_line_that_is_none_is_the_first(line: object):
     report = samples.located()
     finding = replace(report.findings[0], evidence={"file": "a.py", "line": line})
 
     (result,) = json.loads(sarif([replace(report, findings=(finding,))]))["runs"][0]["results"]
 
-    assert result["locations"][0]["physicalLocation"] == {"artifactLocation": {"uri": "a.py"}}
+    assert result["locations"][0]["physicalLocation"] == {
+        "artifactLocation": {"uri": "a.py"},
+        "region": {"startLine": 1},
+    }
 
 
 def test_annotations_are_one_line_each():
@@ -302,6 +330,53 @@ def test_annotations_are_one_line_each():
     assert len(lines) == 1
     assert lines[0].startswith(
         "::error file=src/zoo.py,line=12,title=unresponsive at a%2Cb%3Ac::zoo.py:Deep: 50%25 off:%0Ahere, now%0A"
+    )
+
+
+def test_annotations_stand_at_the_model():
+    (line,) = github_annotations([Report.not_checked("zoo.py:Net", "it raised", source="zoo.py:7")]).splitlines()
+
+    assert line == "::error file=zoo.py,line=7,title=not-checked::zoo.py:Net: it raised"
+
+
+# -- models that could not be checked
+
+BROKEN = Report.not_checked(
+    "zoo.py:Broken", "building the model failed (ValueError: <no> `such` thing)", source="zoo.py:3"
+)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_format_has_models_that_could_not_be_checked(name: str):
+    for reports in ([BROKEN], [samples.healthy(), BROKEN]):
+        text = FORMATS[name](reports)
+
+        assert "zoo.py:Broken" in text
+        assert "building the model failed (ValueError: " in text
+
+
+def test_what_could_not_be_checked_is_counted_apart():
+    all_three = [samples.healthy(), samples.dead(), BROKEN]
+    some_healthy = [samples.healthy(), BROKEN]
+
+    for write in (markdown, html):
+        assert "1 of 3 models unhealthy, 1 could not be checked" in write(all_three)
+        assert "1 of 2 models could not be checked" in write(some_healthy)
+        assert "1 of 1 model could not be checked" in write([BROKEN])
+    assert Page(html(all_three)).open == []
+    assert 'class="badge unchecked"' in html([BROKEN])
+    rows = [line for line in markdown(all_three).splitlines() if line.startswith("| :")]
+    assert [row.split()[1] for row in rows] == [":x:", ":grey_question:", ":white_check_mark:"]
+    assert all(len(re.findall(r"(?<!\\)\|", row)) == 9 for row in rows)
+
+
+def test_what_could_not_be_checked_is_an_error_in_code_scanning():
+    (run,) = json.loads(sarif([samples.healthy(), BROKEN]))["runs"]
+    (result,) = run["results"]
+
+    assert (result["ruleId"], result["level"]) == ("not-checked", "error")
+    assert run["tool"]["driver"]["rules"][0]["shortDescription"]["text"].startswith(
+        "The model could not be built or run"
     )
 
 

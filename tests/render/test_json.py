@@ -52,6 +52,24 @@ def test_several_are_an_array():
     assert json.loads(json_text([])) == []
 
 
+def test_a_model_that_could_not_be_checked_is_a_report_too():
+    report = Report.not_checked("zoo.py:Broken", "building the model failed", source="zoo.py:3")
+
+    data = json.loads(json_text([samples.healthy(), report]), parse_constant=refuse)
+
+    check(data, strict=True)
+    assert [d["ok"] for d in data] == [True, False]
+    assert [Report.from_dict(d).checked for d in data] == [True, False]
+    assert Report.from_dict(data[1]) == report
+
+
+def test_reports_of_before_have_no_source():
+    data = samples.healthy().to_dict()
+    del data["source"]
+
+    assert Report.from_dict(data).source == ""
+
+
 def test_the_schema_refuses_what_is_no_report():
     data = samples.healthy().to_dict()
     del data["findings"]

@@ -68,8 +68,10 @@ def test_what_only_sharding_can_break_is_found(ranks: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ranks", [2, 3, 4])
-def test_every_layout_gets_the_report_of_the_whole_model(ranks: int) -> None:
-    printed = torchrun("same_verdict.py", "all", ranks=ranks)
+@pytest.mark.parametrize(
+    ("ranks", "kinds"), [(2, ()), (3, ("healthy", "loud")), (4, ("healthy", "several twins", "loud", "frozen"))]
+)
+def test_every_layout_gets_the_report_of_the_whole_model(ranks: int, kinds: tuple[str, ...]) -> None:
+    printed = torchrun("same_verdict.py", "all", *kinds, ranks=ranks)  # all kinds on two
 
     assert wrong(printed, ranks) == []
