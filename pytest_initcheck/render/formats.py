@@ -10,18 +10,11 @@ from .jsondata import json_text
 from .md import markdown
 from .page import html
 from .text import terminal
-from .words import shown
 
 
 def plain_text(reports: Sequence[Report]) -> str:
     """Return every report as it stands in a terminal of 100 columns, and a line for each model that could not be checked."""
-    return "\n\n".join(_in_terminal(report) for report in reports) + "\n"
-
-
-def _in_terminal(report: Report) -> str:
-    if report.checked:
-        return terminal(report, width=100)
-    return "\n".join(shown(f"{report.model}: not checked: {finding.summary}") for finding in report.findings)
+    return "\n\n".join(terminal(report, width=100) for report in reports) + "\n"
 
 
 #: Name -> reports to the whole text of the file, to be written as UTF-8.

@@ -59,6 +59,8 @@ def terminal(report: Report, *, verbose: int = 0, color: bool = False, width: in
         width: columns to fill; lines to be copied (fixes, the command) are never broken.
         ascii: write ASCII only, for streams that can show no other.
     """
+    if not report.checked:
+        return "\n".join(shown(f"{report.model}: not checked: {finding.summary}") for finding in report.findings)
     ink, prose = _Ink(color), min(width, PROSE)
     line = headline(report, max(width, LINE))
     style = "healthy" if report.ok else "error"
