@@ -235,13 +235,21 @@ def _plans(trace: Trace, errors: list[Finding], suspects: list[Suspect]) -> Iter
     known = {s.name: s for s in suspects if not s.common and s.name in trace.parameters}
     first = [n for f in errors for n in f.layers[:1] if n in trace.parameters]
     own = [e for n in dict.fromkeys((*first, *known)) if (e := _usual(trace.parameters[n], known.get(n))) is not None]
-    # One alone before several: what a single edit cures was its fault.
-    for some in (*([e] for e in own[:ALONE]), own[:2], own):
+    # One alone before several: what a single edit cures was its fault. Those that are off by as much, in the same way, go with it.
+    alone = ([e, *(o for o in own if o is not e and _alike(known.get(e.name), known.get(o.name)))] for e in own[:ALONE])
+    for some in (*alone, own[:2], own):
         plan = _merged(base, some)
         if some and plan != base:
             yield plan
     weights = [p for p in trace.parameters.values() if p.requires_grad]
     yield _merged(base, [e for p in weights if p.role != "embedding" and (e := healthy(p)) is not None])
+
+
+def _alike(one: Suspect | None, other: Suspect | None) -> bool:
+    """Whether two parameters stand out in the same way, and by about as much: what is wrong with one is wrong with the other."""
+    if one is None or other is None or one.kind != other.kind or one.kind == "zero":
+        return False
+    return abs(one.decades - other.decades) <= 0.1 * abs(one.decades)
 
 
 def _merged(first: list[Edit], second: list[Edit]) -> list[Edit]:

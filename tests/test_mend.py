@@ -180,7 +180,7 @@ def zero(model: nn.Module, name: str) -> bool:
 
 
 def test_the_smallest_edit_that_helps_is_offered_though_larger_ones_would_help_too():
-    model = stack(_2_weight=100.0, _4_weight=100.0, _2_bias=9.0)
+    model = stack(_2_weight=10.0, _4_weight=100.0, _2_bias=9.0)
     before = copy.deepcopy(model)
     tried: list[int] = []
 
@@ -194,6 +194,18 @@ def test_the_smallest_edit_that_helps_is_offered_though_larger_ones_would_help_t
     assert "'4.weight'" in fix
     assert len(fix.splitlines()) == 1
     assert set(tried) == {1}
+
+
+def test_what_is_off_in_the_same_way_by_as_much_is_repaired_together():
+    model = stack(_2_weight=100.0, _4_weight=100.0)
+    before = copy.deepcopy(model)
+
+    def judge(trial: nn.Module) -> list[Finding]:
+        return [SICK] if torch.equal(trial.get_parameter("4.weight"), before.get_parameter("4.weight")) else []
+
+    (fix,) = offered(model, judge)
+
+    assert sorted(line.partition("'")[2][:8] for line in fix.splitlines()) == ["2.weight", "4.weight"]
 
 
 def test_a_trial_is_made_in_place_can_be_made_again_and_is_taken_back():
