@@ -350,7 +350,7 @@ def constant(node: Any) -> float:
     for saved in ("_saved_other", "_saved_self"):
         value = getattr(node, saved, None)
         if isinstance(value, Tensor) and value.numel() == 1 and not value.requires_grad:
-            return float(abs(value)) or 1.0
+            value = value.item()
         if isinstance(value, int | float | complex):
             return float(abs(value)) or 1.0
     return 1.0

@@ -57,7 +57,7 @@ class Streamed(Protocol):
         """Take the step that was kept last and return the L1 norm of its gradients."""
 
     def total(self) -> float:
-        """Return the L1 norm of the gradients that were gathered last."""
+        """Return the L1 norm of the gradients that were gathered last, as far as a part of a large one tells it."""
 
     def shrink(self, factor: float) -> None:
         """Multiply the trained weights; vectors and scalars stay."""

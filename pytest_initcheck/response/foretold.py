@@ -35,7 +35,7 @@ def foretold(push: Push, unit: float, varying: float, read: Heard | None) -> Ste
     if push.streamed is not None:
         total = push.streamed.total()
     else:
-        total = sum(_sum_of_sizes(g) for g in probed.gradients.values() if g is not None)
+        total = sum(l1_norm(g) for g in probed.gradients.values() if g is not None)
     # A gradient below Adam's epsilon moves its weight by less: by at least as much as if each one were smaller by epsilon.
     count = sum(push.parameters[name].numel() for name, g in probed.gradients.items() if g is not None)
     least = thresholds.STEP * (total - count * EPSILON)
@@ -53,8 +53,8 @@ def foretold(push: Push, unit: float, varying: float, read: Heard | None) -> Ste
     return Steps((least,), thresholds.STEP * total, None, None, {}, ())
 
 
-def _sum_of_sizes(gradient: Tensor) -> float:
-    """The L1 norm; of a large gradient, from elements at equal distances."""
+def l1_norm(gradient: Tensor) -> float:
+    """Return the L1 norm of a gradient; of a large one, from elements at equal distances."""
     if gradient.numel() < LARGE or gradient.device.type != "cpu":
         return float(torch._foreach_norm([gradient], 1)[0])
     part = spread_out(gradient)

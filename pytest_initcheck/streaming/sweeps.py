@@ -13,6 +13,7 @@ from ..probing.operands import Use, twin_rows
 from ..probing.statistics import kurtosis, measure, settle
 from ..probing.streamed import AsDrawn
 from ..records import Stats
+from ..response.foretold import l1_norm
 from ..response.stepping import EPSILON, LOUD_GRADIENT
 from .changes import CHUNK, Exact, Shrink, Step, signs_of
 from .lanes import together
@@ -43,14 +44,16 @@ class Sweeps:
         self._marks: dict[str, Tensor] = {}
         self._step = Step()
         self._norm = 0.0
+        self._told = 0.0
         self._estimated = 0
+        self._stepped = False
         self._whole = sum(p.numel() * p.element_size() for p in trained.values()) < ROOM
         weights.visit(self._read)
 
     @property
     def unseen(self) -> list[str]:
         """What was estimated, one sentence."""
-        return [_QUIET.format(f"{self._estimated:,}")] if self._estimated else []
+        return [_QUIET.format(f"{self._estimated:,}")] if self._estimated and self._stepped else []
 
     def gather(
         self,
@@ -100,11 +103,12 @@ class Sweeps:
         return found
 
     def step(self) -> float:
+        self._stepped = True
         self._weights.change(self._step)
         return self._norm
 
     def total(self) -> float:
-        return self._norm
+        return self._told
 
     def shrink(self, factor: float) -> None:
         self._weights.change(Shrink(factor, frozenset(self._trained)))
@@ -137,7 +141,7 @@ class Sweeps:
         steps: bool = True,
     ) -> list[Tensor | None]:
         if steps:
-            self._marks, self._step, self._norm = {}, Step(), 0.0
+            self._marks, self._step, self._norm, self._told = {}, Step(), 0.0, 0.0
         handles = [
             p.register_post_accumulate_grad_hook(self._arriving(name, take, scale, steps))
             for name, p in leaves.items()
@@ -176,6 +180,7 @@ class Sweeps:
     def _keep(self, name: str, gradient: Tensor) -> None:
         norm = float(torch._foreach_norm([gradient], 1)[0])
         self._norm += norm
+        self._told += l1_norm(gradient)
         still = norm == 0.0 and not bool(gradient.any())
         self._marks[name] = torch.zeros(1) if still else torch.ones(1)
         if not norm < LOUD_GRADIENT * gradient.numel():
