@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -72,8 +73,10 @@ def examine(model: nn.Module, request: Request, faults: Mapping[str, Constructio
         *([case.not_finite.layer] if case.not_finite and case.not_finite.layer else []),
         *(s.name for s in case.strays),
     ]
-    for setting in ("ignore", "select", "activation_std", "gradient_std", "frozen"):
-        patterns = _patterns(settings, setting)
+    settings = _fitting(settings, names)
+    request = replace(request, settings=settings)
+    for setting in _WITH_GLOBS:
+        patterns = [] if setting in settings.shared else [_pattern(setting, one) for one in getattr(settings, setting)]
         rules.validate(patterns, setting=setting, layers=names, known=request.extra_rules)
     findings, ignored = rules.judge(case, extra=request.extra_rules)
     if _worth_a_race(case, request, findings):
@@ -106,14 +109,24 @@ def examine(model: nn.Module, request: Request, faults: Mapping[str, Constructio
 # -- explaining
 
 
-def _patterns(settings: Settings, setting: str) -> list[str]:
-    """What a setting says of layers, as RULE:GLOB; nothing of one that holds for other models, too."""
-    if setting in settings.shared:
-        return []
-    value = getattr(settings, setting)
-    if setting in ("ignore", "select"):
-        return list(value)
-    return [f"*:{glob if isinstance(glob, str) else glob[0]}" for glob in value]
+_WITH_GLOBS = ("ignore", "select", "activation_std", "gradient_std", "frozen")
+
+
+def _pattern(setting: str, entry: Any) -> str:
+    """What an entry says of rules and layers, as RULE:GLOB."""
+    return str(entry) if setting in ("ignore", "select") else f"*:{entry if isinstance(entry, str) else entry[0]}"
+
+
+def _fitting(settings: Settings, names: Sequence[str]) -> Settings:
+    """The settings; of what holds for other models, too, only what bears on this one is said to have been given."""
+    given = dict(settings.given)
+    for setting in settings.shared.intersection(_WITH_GLOBS, given):
+        globs = [(entry, _pattern(setting, entry).partition(":")[2]) for entry in given[setting]]
+        kept = tuple(entry for entry, glob in globs if not glob or any(fnmatchcase(name, glob) for name in names))
+        given[setting] = kept
+        if not kept:
+            del given[setting]
+    return replace(settings, given=given)
 
 
 def _worth_a_race(case: rules.Case, request: Request, findings: Iterable[Finding]) -> bool:

@@ -334,6 +334,10 @@ def refuse(model: nn.Module) -> None:
             raise ProbeError(without_values(name, model))
         if isinstance(parameter, UninitializedParameter):
             continue
+        if parameter.requires_grad and parameter.is_inference():
+            raise ProbeError(
+                f"{name} of {kind} was made in inference mode and can never be trained: build the model outside of it"
+            )
         if parameter.requires_grad and parameter.element_size() == 1:
             raise ProbeError(
                 f"{name} of {kind} is {str(parameter.dtype).removeprefix('torch.')}, in which no optimizer can step: check the "

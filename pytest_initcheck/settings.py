@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from fnmatch import fnmatchcase
 from typing import Any
@@ -323,19 +323,17 @@ class Settings:
     shared: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
 
     @classmethod
-    def of(cls, *layers: Mapping[str, Any], shared: Sequence[Mapping[str, Any]] = (), prefix: str = "") -> Settings:
+    def of(cls, *layers: Mapping[str, Any], shared: int | None = None, prefix: str = "") -> Settings:
         """Return the settings that several surfaces ask for, the first one that gives a value winning.
 
         Args:
             layers: mappings name -> value, most important first; ``None`` means "not given".
-            shared: further ones, less important, that hold for every model of a run.
+            shared: number of the first of them that holds for other models, too, as do all after it; ``None`` if none does.
             prefix: put before names in messages (``"--initcheck-"``).
 
         Raises:
             SettingsError: a name is unknown or a value cannot be used.
         """
-        everywhere = {id(layer) for layer in shared}
-        layers = (*layers, *shared)
         for layer in layers:
             for name in layer:
                 if name not in BY_NAME:
@@ -343,10 +341,10 @@ class Settings:
         given: dict[str, Any] = {}
         common = set()
         for name in BY_NAME:
-            for layer in layers:
+            for i, layer in enumerate(layers):
                 if layer.get(name) is not None:
                     given[name] = layer[name]
-                    if id(layer) in everywhere:
+                    if shared is not None and i >= shared:
                         common.add(name)
                     break
         parsed = {name: BY_NAME[name].parse(prefix + name, value) for name, value in given.items()}

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from pytest_initcheck import check_init, thresholds
 from pytest_initcheck.records import Response
 from pytest_initcheck.response import ask
+from pytest_initcheck.response.foretold import l1_norm
 
 
 class Residual(nn.Module):
@@ -135,6 +136,16 @@ def test_what_is_no_slope_of_one_output_tells_nothing(kind: Callable[[], nn.Modu
 
 def test_a_loss_has_the_step_made():
     assert not check_init(built(Residual, 0), numbers(1), loss=lambda y: y.square().mean()).response.foretold
+
+
+@pytest.mark.parametrize("rows", [16, 4096])
+def test_of_a_table_of_which_few_rows_were_looked_up_all_is_read(rows: int):
+    gradient = torch.zeros(4096, 64)
+    gradient[torch.randperm(4096, generator=torch.Generator().manual_seed(0))[:rows]] = torch.randn(
+        rows, 64, generator=torch.Generator().manual_seed(1)
+    )
+
+    assert l1_norm(gradient) == pytest.approx(float(gradient.abs().sum()), rel=1e-5 if rows < 4096 else 0.03)
 
 
 def test_what_is_shown_says_that_it_is_the_least():

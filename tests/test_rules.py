@@ -432,6 +432,22 @@ def test_a_table_of_zeros_that_is_multiplied_with_itself_is_named():
     assert "blocked-gradient" not in {f.rule for f in check_init(Pairs(0.1), (ids,)).findings}
 
 
+def test_a_table_of_which_these_inputs_read_the_padding_alone_is_no_dead_part():
+    class Segments(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.words, self.segments = nn.Embedding(20, 16), nn.Embedding(2, 16, padding_idx=0)
+            self.head = nn.Linear(16, 4)
+
+        def forward(self, ids: torch.Tensor) -> torch.Tensor:
+            out: torch.Tensor = self.head(self.words(ids) + self.segments(torch.zeros_like(ids)))
+            return out
+
+    ids = torch.randint(20, (64, 3), generator=torch.Generator().manual_seed(0))
+    assert "blocked-gradient" not in {f.rule for f in check_init(Segments(), (ids,)).findings}
+
+
 @pytest.mark.always("blocked-gradient", "unresponsive", "input-blind")
 @pytest.mark.parametrize("rule", sorted(ABOUT_VALUES))
 def test_a_rule_offers_no_fix_that_nobody_tried(rule: str) -> None:

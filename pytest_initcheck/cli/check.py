@@ -71,7 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
     for index, spec in enumerate(arguments.specs):
         try:
             with _progress(arguments, index), user_output_aside(arguments.format):
-                report = _check(spec, inputs, asked, hook)
+                report = _check(spec, inputs, asked, hook, several=len(arguments.specs) > 1)
         except Exception as e:
             if asked.get("debug"):
                 traceback.print_exception(e)
@@ -120,7 +120,7 @@ def _plugins() -> pluggy.PluginManager:
     return manager
 
 
-def _check(spec: str, inputs: str | None, asked: dict[str, Any], hook: Any) -> Report:
+def _check(spec: str, inputs: str | None, asked: dict[str, Any], hook: Any, *, several: bool) -> Report:
     if "torch" not in sys.modules:
         doing("importing torch")
     from ..models.targets import load
@@ -130,7 +130,7 @@ def _check(spec: str, inputs: str | None, asked: dict[str, Any], hook: Any) -> R
     model = load(spec)
     # What model_case says about a factory holds here too, so that a failed item can be repeated with its spec.
     case = case_of(getattr(model, "__wrapped__", None)) or ModelCase(model)
-    settings = Settings.of(asked, case.settings)
+    settings = Settings.of(asked, case.settings, shared=0 if several else None)
     given_inputs = case.inputs if inputs is None else inputs
     source = source_of(model, Path.cwd()) or _source(spec)
     return run_check(

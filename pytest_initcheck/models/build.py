@@ -147,6 +147,8 @@ def _differences(eager: nn.Module, deferred: nn.Module, *, skip: set[str]) -> It
 
 #: How it was before, once for every context of :func:`filled_memory` that lasts.
 _BEFORE: list[tuple[bool, bool, bool]] = []
+#: The mode while it lasts: deterministic, to warn only.
+_OURS = (True, True)
 #: What torch says of operations in the mode that fills memory: nobody asked for it.
 _SAID = (
     "ignore",
@@ -167,10 +169,8 @@ def filled_memory() -> Iterator[None]:
     # torch.use_deterministic_algorithms would import torch's compiler for its own setting: 1.5 s in every fresh process.
     switch = torch._C._set_deterministic_algorithms
     flags: Any = torch.utils.deterministic
-    if not _BEFORE:
-        _BEFORE.append((*_mode(), flags.fill_uninitialized_memory))
-    else:
-        _BEFORE.append(_BEFORE[0])
+    found = (*_mode(), flags.fill_uninitialized_memory)
+    _BEFORE.append(_BEFORE[0] if _BEFORE and found[:2] == _OURS else found)
     # Without a context of its own: one that the program enters meanwhile would end after it.
     filters: Any = warnings.filters
     filters.insert(0, _SAID)
@@ -181,11 +181,12 @@ def filled_memory() -> Iterator[None]:
     finally:
         if _SAID in filters:
             filters.remove(_SAID)
-        deterministic, warn_only, fill = _BEFORE.pop()
+        before = _BEFORE.pop()
+        told = bool(_BEFORE) and before[:2] != _BEFORE[0][:2]  # since the first context began
+        if _mode() == _OURS and (told or not _BEFORE):
+            switch(before[0], warn_only=before[1])
         if not _BEFORE:
-            if _mode() == (True, True):
-                switch(deterministic, warn_only=warn_only)
-            flags.fill_uninitialized_memory = fill
+            flags.fill_uninitialized_memory = before[2]
 
 
 def _mode() -> tuple[bool, bool]:

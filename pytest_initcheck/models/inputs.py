@@ -64,7 +64,8 @@ def resolve_inputs(
     else:
         args, kwargs = _as_call(inputs)
     where = torch.device(device) if device is not None else _device_of(model)
-    wanted = asked or _own_dtype(model, made_up=source != "given")
+    made_up = source not in ("given", "example_input_array")
+    wanted = asked or _own_dtype(model, made_up=made_up)
     try:
         args, kwargs = _moved((args, kwargs), where, wanted)
     except RecursionError as error:

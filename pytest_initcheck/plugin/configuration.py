@@ -195,8 +195,10 @@ def settings_for(item: pytest.Item, asked: Mapping[str, Any]) -> Settings:
         SettingsError: a name or a value of ``asked`` cannot be used.
     """
     configuration = configured(item.config)
-    markers = [mark.kwargs for mark in item.iter_markers("initcheck")]
-    return Settings.of(asked, *markers, shared=(configuration.command_line, configuration.ini))
+    markers = list(item.iter_markers_with_node("initcheck"))
+    own = sum(node is item for node, _ in markers)  # of a class or a module they hold for other models, too
+    layers = [mark.kwargs for _, mark in markers]
+    return Settings.of(asked, *layers, configuration.command_line, configuration.ini, shared=1 + own)
 
 
 def debugging(item: pytest.Item, asked: Mapping[str, Any]) -> bool:

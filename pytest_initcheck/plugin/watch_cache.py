@@ -37,7 +37,7 @@ class Learnt:
     def read(self) -> Mapping[str, str]:
         """Return what is known under the settings of this run."""
         found = configured(self._config)
-        settings = Settings.of({}, shared=(found.command_line, found.ini))
+        settings = Settings.of(found.command_line, found.ini, shared=0)
         self.under = f"{__version__} {sys.modules['torch'].__version__} {settings!r}"
         if self._cache is None or not self._use:
             return {}

@@ -19,6 +19,9 @@ from .hearing import Heard
 from .perturb import Push
 from .stepping import EPSILON, Steps, silent_of
 
+#: Share of the elements that are seen of a gradient that must not be zero, or all are read.
+_FILLED = 0.9
+
 
 def foretold(push: Push, unit: float, varying: float, read: Heard | None) -> Steps | None:
     """Return what a step does at the least, to first order; ``None`` where it has to be made to know.
@@ -54,8 +57,9 @@ def foretold(push: Push, unit: float, varying: float, read: Heard | None) -> Ste
 
 
 def l1_norm(gradient: Tensor) -> float:
-    """Return the L1 norm of a gradient; of a large one, from elements at equal distances."""
-    if gradient.numel() < LARGE or gradient.device.type != "cpu":
-        return float(torch._foreach_norm([gradient], 1)[0])
-    part = spread_out(gradient)
-    return float(part.abs().mean(dtype=torch.float64)) * gradient.numel()
+    """Return the L1 norm of a gradient; of a large one that is nowhere empty, from elements at equal distances."""
+    if gradient.numel() >= LARGE and gradient.device.type == "cpu":
+        part = spread_out(gradient)
+        if int(part.count_nonzero()) > _FILLED * part.numel():  # not so a table, of which few rows were looked up
+            return float(part.abs().mean(dtype=torch.float64)) * gradient.numel()
+    return float(torch._foreach_norm([gradient], 1)[0])

@@ -133,7 +133,7 @@ def blocked_gradient(case: Case) -> Iterator[Finding]:
             cause="both factors of a product are zero (a zero gate behind a zero gate, both halves of a low-rank pair), so each "
             "keeps the other's gradient at zero",
         )
-    elif not quiet and any(p.role in _FACTORS for p in shut):
+    elif not quiet and (zero or any(p.role == "weight" for p in shut)):
         names = [s.name for s in case.culprits if s.name in {p.name for p in shut}] + [p.name for p in shut]
         yield finding(
             "blocked-gradient",

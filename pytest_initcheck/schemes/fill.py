@@ -138,6 +138,10 @@ def _refuse(model: Any) -> None:
     for name, p in model.named_parameters():
         if isinstance(p, UninitializedParameter):
             raise SettingsError(f"{name} has no shape yet; run one batch through the lazy model, then initialize it")
+        if p.is_inference():
+            raise SettingsError(
+                f"{name} was made in inference mode and can never be trained; build the model outside of it"
+            )
         if p.device.type == "meta":
             raise SettingsError(f"{name} is on the meta device; call model.to_empty(device=...) first")
 

@@ -57,7 +57,8 @@ def run_check(
     report = check(model, inputs, loss=loss, settings=settings, name=name, extra_rules=extra_rules(hook))
     report = replace(report, source=source)
     if is_spec:
-        report = replace(report, reproduce=command_line(name, inputs if isinstance(inputs, str) else None, settings))
+        shown = replace(settings, given=report.settings)
+        report = replace(report, reproduce=command_line(name, inputs if isinstance(inputs, str) else None, shown))
     if then is not None:
         report = then(report)
     ask(hook, "pytest_initcheck_report", report=report)

@@ -84,7 +84,11 @@ def command_line(spec: str, inputs: str | None, settings: Settings) -> str:
         words += ["--input", inputs]
     for setting in SETTINGS:
         if setting.name in settings.given or setting.name == "seed":
-            words += [word for text in _as_text(getattr(settings, setting.name)) for word in (flag(setting), text)]
+            words += [
+                word
+                for text in _as_text(settings.given.get(setting.name, getattr(settings, setting.name)))
+                for word in (flag(setting), text)
+            ]
     return shlex.join(words)
 
 

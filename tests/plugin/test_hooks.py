@@ -75,6 +75,30 @@ def test_rules_of_others_judge_and_are_silenced_like_ours(models: pytest.Pyteste
     models.runpytest("--initcheck", "--initcheck-select=unresponsive").assert_outcomes(passed=1)
 
 
+def test_a_glob_of_a_class_need_not_match_in_each_of_its_tests_and_is_shown_where_it_does(models: pytest.Pytester):
+    models.makeini("[pytest]\n")
+    models.makepyfile(
+        """
+import pytest
+from torch import nn
+
+@pytest.mark.initcheck(ignore=["dead-units:0.*", "dead-units:here"])
+class TestBoth:
+    def test_one(self, initcheck):
+        report = initcheck(nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 2)), "8x8")
+        assert report.settings["ignore"] == ("dead-units:0.*",)
+    def test_other(self, initcheck):
+        assert "ignore" not in initcheck(nn.Linear(8, 2), "8x8").settings
+    @pytest.mark.initcheck(ignore=["dead-units:nowhere"])
+    def test_own(self, initcheck):
+        with pytest.raises(Exception, match="which match nothing"):
+            initcheck(nn.Linear(8, 2), "8x8")
+"""
+    )
+
+    models.runpytest("--initcheck").assert_outcomes(passed=3)
+
+
 def test_a_glob_for_all_models_of_a_run_need_not_match_in_each(models: pytest.Pytester):
     models.makeini("[pytest]\ninitcheck_models =\n    zoo.py:Healthy input=8x8\n    zoo.py:Sick input=8x8\n")
 

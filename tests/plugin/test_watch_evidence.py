@@ -168,6 +168,15 @@ def test_asked_for_meanwhile():
     assert torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(False)
 
+def test_asked_for_before_a_check(initcheck):
+    model = Net()
+    torch.use_deterministic_algorithms(True)
+    initcheck(Net, "8x8")
+    model(X)
+    assert torch.are_deterministic_algorithms_enabled()
+    assert not torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(False)
+
 def test_turned_off_meanwhile():
     model = Net()
     torch.use_deterministic_algorithms(False)
@@ -187,7 +196,7 @@ def test_torchs_deterministic_mode_is_left_to_the_tests(models: pytest.Pytester)
     net = "import warnings\nclass Net(nn.Linear):\n    def __init__(self):\n        super().__init__(8, 4)\n"
     result = run(models, net + TOLD, "-W", "error:put_ does not have")
 
-    assert result.parseoutcomes() == {"passed": 3}
+    assert result.parseoutcomes() == {"passed": 4}
 
 
 def test_hooks_that_are_the_models_own_methods_are_no_obstacle(models: pytest.Pytester):
