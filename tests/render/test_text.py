@@ -298,7 +298,7 @@ import sys
 sys.path.insert(0, "tests/render")
 import samples
 import pytest_initcheck.cli.check as command
-command._check = lambda *_: samples.unicode_names()
+command._check = lambda *_, **__: samples.unicode_names()
 from pytest_initcheck.cli import main
 main(["check", "zoo.py:Deep"])
 main(["check", "zoo.py:Deep", "-q"])
