@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -37,7 +36,7 @@ from .response.perturb import push_of
 from .rules.blame import candidates
 from .rules.named import worst_layers
 from .schemes.fill import Planned, carry_out, plan_for
-from .settings import Settings
+from .settings import Settings, matches
 from .sharding.layout import is_distributed, kind_of
 from .sharding.together import SharedBudget
 from .sharding.verdict import one_report
@@ -121,10 +120,9 @@ def _fitting(settings: Settings, names: Sequence[str]) -> Settings:
     """The settings; of what holds for other models, too, only what bears on this one is said to have been given."""
     given = dict(settings.given)
     for setting in settings.shared.intersection(_WITH_GLOBS, given):
-        globs = [(entry, _pattern(setting, entry).partition(":")[2]) for entry in given[setting]]
-        kept = tuple(entry for entry, glob in globs if not glob or any(fnmatchcase(name, glob) for name in names))
-        given[setting] = kept
-        if not kept:
+        patterns = [(entry, _pattern(setting, entry)) for entry in given[setting]]
+        given[setting] = tuple(entry for entry, p in patterns if matches([p], p.partition(":")[0], names))
+        if not given[setting]:
             del given[setting]
     return replace(settings, given=given)
 

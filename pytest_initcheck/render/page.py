@@ -17,7 +17,7 @@ from .profile import depth
 from .svg import charts, strips
 from .tables import FOLDED, PARAMETER_COLUMNS, folding, layer_columns, text_of
 from .text import headline
-from .words import brief, counts, setup, shown, standing
+from .words import brief, counts, setup, shown, standing, worst_first
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -27,9 +27,9 @@ def html(reports: Sequence[Report]) -> str:
     """Return one self-contained page: for each model the verdict, the profile over depth, the findings, the tables.
 
     Args:
-        reports: the models, in the order in which they are shown.
+        reports: the models; unhealthy ones are shown first.
     """
-    models = [_view(report, f"model-{i}") for i, report in enumerate(reports, 1)]
+    models = [_view(report, f"model-{i}") for i, report in enumerate(worst_first(reports), 1)]
     verdict = standing(reports) or f"{plural(len(models), 'model')}, all healthy"
     verdict = verdict if models else "no model was checked"
     template = _environment().get_template("report.html.jinja")

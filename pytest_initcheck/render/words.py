@@ -114,6 +114,11 @@ def counts(findings: Iterable[Finding]) -> list[str]:
     ]
 
 
+def worst_first(reports: Iterable[Report]) -> list[Report]:
+    """Return unhealthy models, then those that could not be checked, then healthy ones, each in the order given."""
+    return sorted(reports, key=lambda r: (r.ok, not r.checked))
+
+
 def standing(reports: Iterable[Report]) -> str:
     """Return ``"1 of 3 models unhealthy, 1 could not be checked"``; ``""`` where all are healthy."""
     found = list(reports)

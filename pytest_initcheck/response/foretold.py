@@ -43,17 +43,11 @@ def foretold(push: Push, unit: float, varying: float, read: Heard | None) -> Ste
     count = sum(push.parameters[name].numel() for name, g in probed.gradients.items() if g is not None)
     least = thresholds.STEP * (total - count * EPSILON)
     low, high = thresholds.FORETOLD[0] * unit, thresholds.FORETOLD[1] * unit
-    calm = chaotic = False
-    if read is not None and read.sensitivity is not None:
-        chaotic = read.sensitivity > thresholds.CHAOTIC
-        calm = not chaotic
-    if not chaotic and not low <= least <= high:
+    chaotic = read is not None and (read.sensitivity or 0.0) > thresholds.CHAOTIC
+    told = least if read is not None and not chaotic else min(least, varying)
+    if not low <= told <= high or (least > high and not chaotic):
         return None
-    if not calm:
-        least = min(least, varying)
-    if not low <= least <= high:
-        return None
-    return Steps((least,), thresholds.STEP * total, None, None, {}, ())
+    return Steps((told,), thresholds.STEP * total, None, None, {}, ())
 
 
 def l1_norm(gradient: Tensor) -> float:

@@ -183,6 +183,14 @@ def test_an_empty_page_says_so():
     assert "no model was checked" in html([])
 
 
+@pytest.mark.parametrize("document", [html, markdown])
+def test_unhealthy_models_come_first_then_those_that_could_not_be_checked(document):
+    sick, well = samples.dead(), replace(samples.healthy(), model="well")
+    text = document([well, Report.not_checked("missing.py:Net", "it raised"), replace(sick, model="sick")])
+
+    assert text.index("sick") < text.index("missing.py:Net") < text.index("well")
+
+
 def test_the_verdict_on_the_page():
     assert "1 of 2 models unhealthy" in html([samples.healthy(), samples.dead()])
     assert "2 models, all healthy" in html([samples.healthy(), samples.noted()])
