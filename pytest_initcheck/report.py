@@ -37,6 +37,7 @@ class Report:
         spread: with several seeds, the least, median and greatest activation RMS of each layer over the initialisations.
         race: how the model fared against repaired copies of it; ``None`` where there was no need to ask.
         source: where its class or factory stands, or else what names it: ``"src/models.py:12"``; ``""`` where nobody said.
+        test: id of the pytest test or item that asked: ``"tests/test_net.py::test_it"``; ``""`` outside of pytest.
     """
 
     model: str
@@ -52,18 +53,19 @@ class Report:
     spread: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
     race: Race | None = None
     source: str = ""
+    test: str = ""
 
     @classmethod
-    def not_checked(cls, model: str, why: str, *, source: str = "") -> Report:
+    def not_checked(cls, model: str, why: str, *, source: str = "", test: str = "") -> Report:
         """Return what stands in the report's place where a model could not be checked.
 
         Args:
             model: the model in words.
             why: what kept it from being checked, in one sentence.
-            source: as the attribute.
+            source, test: as the attributes.
         """
         finding = Finding(NOT_CHECKED, "error", (), why)
-        return cls(model, ok=False, findings=(finding,), trace=Trace({}, {}), source=source)
+        return cls(model, ok=False, findings=(finding,), trace=Trace({}, {}), source=source, test=test)
 
     @property
     def checked(self) -> bool:
@@ -129,6 +131,7 @@ class Report:
             spread={k: tuple(_number(x) for x in v) for k, v in data.get("spread", {}).items()},
             race=_race(data.get("race")),
             source=data.get("source", ""),
+            test=data.get("test", ""),
         )
 
     def __str__(self) -> str:

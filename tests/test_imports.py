@@ -62,6 +62,7 @@ LAZY = {
     },
     "a run that does not use the plugin has next to nothing of it": {
         ("plugin", "hookspecs"),
+        ("plugin", "plugin.fixture"),
         ("plugin", "plugin.hooks"),
     },
     "a run that names no model, or a command that only shows its help, needs none of it": {

@@ -3,7 +3,7 @@
 pytest rewrites the assertions of every module of a plugin, and where no bytecode can be written it parses each of them
 anew in every run. So what is imported by a run that does not use this plugin is these few lines, :mod:`.options` and the
 hook specifications; ``tests/plugin/test_start.py`` counts them. An option, a line of the configuration, a marker, a case
-or the fixture asks for :mod:`.hooks`, and with it for the rest.
+or the fixture asks for :mod:`.hooks` or :mod:`.fixture`, and with it for the rest.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
     from importlib.machinery import ModuleSpec
 
-    from .hooks import Check
+    from .fixture import Check
     from .items import ModelItem
 
 
@@ -62,7 +62,7 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture
 def initcheck(request: pytest.FixtureRequest) -> Check:
     """Assert that a model trains from the weights it starts with: initcheck(model, inputs)."""
-    from .hooks import Check
+    from .fixture import Check
 
     return Check(request.node)
 

@@ -87,7 +87,8 @@ class Baseline:
                 "warning",
                 [],
                 f"this model is not in the baseline {self._called}: it was compared with nothing",
-                cause=f"[{key}] was not recorded; --initcheck-update adds it",
+                cause=f"[{key}] was not recorded; --initcheck-update adds it"
+                + ("" if report.ok else " once it is healthy"),
             )
             return
         changes: dict[str, list[Drift]] = {}

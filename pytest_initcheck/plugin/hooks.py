@@ -1,4 +1,4 @@
-"""What pytest's hooks do once a run asks for it: the fixture, collection, and the lines at the end of a run.
+"""What pytest's hooks do once a run asks for it: collection, and the lines and files at the end of a run.
 
 Which hooks ask is said in the ``__init__`` of this package. Nothing here imports torch before a model is checked.
 """
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ..errors import InitcheckError, InitcheckWarning, SettingsError, UnhealthyInit
+from ..errors import InitcheckError, InitcheckWarning, SettingsError
 from ..settings import BY_NAME
 from ..surfaces import report_files
 from ..surfaces.cases import case_of
@@ -21,7 +21,7 @@ from ..surfaces.ranks import speaks
 from ..words import plural, some
 from . import configuration
 from .configuration import configured
-from .items import BASELINE, REPORTS, ModelItem, case_item, cause_of_theirs, check_in, target_item
+from .items import BASELINE, REPORTS, UNCHECKED, ModelItem, case_item, target_item, unchecked
 from .options import HEAD, MISUSE
 from .paths import is_ours, relative
 from .watch import SuiteWatch
@@ -33,9 +33,6 @@ if TYPE_CHECKING:
 
 #: Names of decorated factories that were not collected, because nobody asked.
 _LEFT_OUT = pytest.StashKey[list[str]]()
-
-#: What is said of a model that could not be checked.
-_UNCHECKED = pytest.StashKey[dict[str, Any] | None]()
 
 
 def start(config: pytest.Config) -> None:
@@ -59,43 +56,6 @@ class Names:
             configuration.check_rules(session.config)
         except InitcheckError as e:
             raise pytest.UsageError(str(e)) from None
-
-
-# -- the fixture
-
-
-class Check:
-    """The value of the ``initcheck`` fixture."""
-
-    def __init__(self, item: pytest.Item) -> None:
-        self._item = item
-
-    def __repr__(self) -> str:
-        return "<the initcheck fixture>"
-
-    def __call__(self, model: Any, inputs: Any = None, *, loss: Any = None, **settings: Any) -> Report:
-        """Return the report of a healthy model; raise :class:`UnhealthyInit` for any other.
-
-        Args:
-            model: module, or factory without arguments.
-            inputs: as ``check_init`` accepts them.
-            loss: as ``check_init`` accepts it.
-            **settings: settings of ``check_init``; those not given come from the marker, the command line, the ini.
-        """
-        __tracebackhide__ = True
-        name = getattr(model, "__name__", None) or type(model).__name__
-        try:
-            report = check_in(self._item, model, inputs, loss=loss, asked=settings, name=name)
-        except InitcheckError as e:
-            if configuration.debugging(self._item, settings):
-                raise
-            raise e.with_traceback(None) from cause_of_theirs(e)
-        if not report.ok:
-            raise UnhealthyInit(
-                str(report) if speaks() else f"{str(report).partition(chr(10))[0]} (rank 0 shows the report)",
-                report=report,
-            )
-        return report
 
 
 # -- collection
@@ -232,8 +192,7 @@ class Gate:
         report = yield
         raised = call.excinfo if call.when == "call" and report.failed else None
         if raised is not None and isinstance(item, ModelItem) and not item.stash.get(REPORTS, []):
-            why = item.why(raised.value)
-            item.stash[_UNCHECKED] = {"model": item.subject, "ok": None, "why": why, "source": item.source}
+            unchecked(item, item.subject, item.why(raised.value), item.source)
         if call.when == "teardown":
             records = _as_data(item)
             if records:
@@ -337,14 +296,14 @@ def _names_single_tests(config: pytest.Config) -> bool:
 
 
 def _as_data(item: pytest.Item) -> list[dict[str, Any]]:
-    checked = item.stash.get(REPORTS, [])
-    unchecked = item.stash.get(_UNCHECKED, None)
+    checked, others = item.stash.get(REPORTS, []), item.stash.get(UNCHECKED, [])
     _forget(item)
-    if checked:
-        from ..render import summary_line
+    if not checked:
+        return others
+    from ..render import summary_line
 
-        return [{"line": summary_line(found), **found.to_dict()} for found in checked]
-    return [unchecked] if unchecked else []
+    # Those that were checked first: a baseline calls them by their place among these.
+    return [*({"line": summary_line(found), **found.to_dict()} for found in checked), *others]
 
 
 def _report(record: dict[str, Any]) -> Report:
@@ -352,10 +311,10 @@ def _report(record: dict[str, Any]) -> Report:
     from ..report import Report
 
     if record["ok"] is None:
-        return Report.not_checked(record["model"], record["why"], source=record["source"])
+        return Report.not_checked(record["model"], record["why"], source=record["source"], test=record["test"])
     return Report.from_dict(record)
 
 
 def _forget(item: pytest.Item) -> None:
     item.stash[REPORTS] = []
-    item.stash[_UNCHECKED] = None
+    item.stash[UNCHECKED] = []

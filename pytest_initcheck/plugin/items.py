@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 #: Reports of the models that a test or an item has checked, in order.
 REPORTS = pytest.StashKey[list["Report"]]()
 
+#: What is said of the models that a test or an item could not check.
+UNCHECKED = pytest.StashKey[list[dict[str, Any]]]()
+
 #: What initializations are compared with, where the run has a baseline.
 BASELINE: pytest.StashKey[Baseline] = pytest.StashKey()
 
@@ -61,10 +64,24 @@ def check_in(
             name=name,
             is_spec=is_spec,
             then=then,
-            source=source_of(model, item.config.rootpath) or _source_of_item(item),
+            source=source_of(model, item.config.rootpath) or source_of_item(item),
+            test=item.nodeid,
         )
     reports.append(report)
     return report
+
+
+def unchecked(item: pytest.Item, model: str, why: str, source: str) -> None:
+    """Keep for the end of the run that a test or an item could not check a model.
+
+    Args:
+        item: the test or item.
+        model: what it is called.
+        why: in one sentence, without its name.
+        source: where it stands.
+    """
+    told = {"model": model, "ok": None, "why": why, "source": source, "test": item.nodeid}
+    item.stash.setdefault(UNCHECKED, []).append(told)
 
 
 class ModelItem(pytest.Item):
@@ -198,7 +215,7 @@ def case_item(collector: pytest.Module | pytest.Class, name: str, case: ModelCas
     return item
 
 
-def _source_of_item(item: pytest.Item) -> str:
+def source_of_item(item: pytest.Item) -> str:
     """Where a test stands, or the model of an item as far as that is known."""
     if isinstance(item, ModelItem):
         return item.source

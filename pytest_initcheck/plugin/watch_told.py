@@ -171,6 +171,7 @@ def reports(entries: Iterable[Sighting]) -> list[Report]:
                 model=f"{name} #{names[name]}" if names[name] > 1 else name,
                 findings=tuple(replace(f, evidence={**spot, **f.evidence}) for f in report.findings),
                 reproduce=_command(entry["test"]),
+                test=entry["test"],
             )
         )
     return found

@@ -76,14 +76,19 @@ def _result(report: Report, f: Finding, index: int) -> dict[str, Any]:
     location: dict[str, Any] = {"physicalLocation": physical}
     if f.layers:
         location["logicalLocations"] = [{"fullyQualifiedName": name, "kind": "member"} for name in f.layers[:10]]
+    same = [report.model, *([report.test] if report.test else []), f.rule, f.layers[0] if f.layers else ""]
     return {
         "ruleId": f.rule,
         "ruleIndex": index,
         "level": f.severity,
         "message": {"text": _message(report, f)},
-        "properties": {"model": report.model, "evidence": plain(f.evidence)},
+        "properties": {
+            "model": report.model,
+            **({"test": report.test} if report.test else {}),
+            "evidence": plain(f.evidence),
+        },
         # Stable from run to run, so that a finding that stays is not shown as new.
-        "partialFingerprints": {"initcheck/v1": f"{report.model}:{f.rule}:{f.layers[0] if f.layers else ''}"},
+        "partialFingerprints": {"initcheck/v1": ":".join(same)},
         "locations": [location],
     }
 

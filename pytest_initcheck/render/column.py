@@ -18,6 +18,7 @@ class Column:
         words: whether the cells are words (aligned left) rather than numbers.
         needed: whether the column stays in the narrowest table.
         weighs: how the numbers of records that are alike may differ: as a ``"size"``, as a ``"share"`` of one, in any way.
+        within: record and number of characters -> cell, of the one column that has all the space which the other needed ones leave.
     """
 
     title: str
@@ -26,3 +27,4 @@ class Column:
     words: bool = False
     needed: bool = False
     weighs: Literal["size", "share"] | None = None
+    within: Callable[[Any, int], str] | None = None

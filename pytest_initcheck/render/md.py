@@ -76,6 +76,7 @@ def _row(report: Report) -> str:
 def _details(report: Report) -> str:
     if not report.checked:
         told = [line for f in report.findings for line in (_text(f.summary), "")]
+        told += _test(report)
         return "\n".join(
             ["<details>", f"<summary>{_html(report.model)}: not checked</summary>", "", *told, "</details>"]
         )
@@ -89,10 +90,15 @@ def _details(report: Report) -> str:
     lines += [_fenced("\n".join(line.rstrip() for line in profile.splitlines()), "text"), ""] if profile else []
     lines += [f"- could not be seen: {_text(sentence)}" for sentence in report.trace.unseen]
     lines += [""] if report.trace.unseen else []
+    lines += _test(report)
     if report.reproduce:
         lines += ["Reproduce:", "", _fenced(report.reproduce, "text"), ""]
     lines += [_text(", ".join(setup(report))), "", "</details>"]
     return "\n".join(lines)
+
+
+def _test(report: Report) -> list[str]:
+    return [f"Checked by {_code(report.test)}", ""] if report.test else []
 
 
 def _finding(f: Finding) -> list[str]:

@@ -49,6 +49,7 @@ def _view(report: Report, anchor: str, *, tables: bool = True) -> dict[str, Any]
         return {
             "anchor": anchor,
             "name": shown(report.model),
+            "test": shown(report.test),
             "badge": "unchecked",
             "verdict": "not checked",
             "findings": why,
@@ -59,6 +60,7 @@ def _view(report: Report, anchor: str, *, tables: bool = True) -> dict[str, Any]
     return {
         "anchor": anchor,
         "name": shown(report.model),
+        "test": shown(report.test),
         "ok": report.ok,
         "badge": line.verdict,
         "verdict": shown(line.said + (f", {line.counted}" if line.counted else "")),

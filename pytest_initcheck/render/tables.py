@@ -88,16 +88,20 @@ class Verdict:
     Attributes:
         model: name.
         verdict: one word or two.
-        told: the finding that stands for all, or why there is none.
+        told: the finding that stands for all, or why there is none; then the same in fewer words.
         layers: how many were measured.
         parameters: how many values they have.
     """
 
     model: str
     verdict: str
-    told: str
+    told: tuple[str, ...]
     layers: int | None = None
     parameters: int | None = None
+
+    def within(self, most: int) -> str:
+        """What is told in as many words as ``most`` characters allow."""
+        return next((text for text in self.told if len(text) <= most), self.told[-1])
 
 
 VERDICT_COLUMNS = (
@@ -105,7 +109,7 @@ VERDICT_COLUMNS = (
     Column("verdict", lambda r: r.verdict, words=True, needed=True),
     Column("layers", lambda r: "-" if r.layers is None else str(r.layers), lambda r: r.layers),
     Column("params", lambda r: "-" if r.parameters is None else amount(r.parameters), lambda r: r.parameters),
-    Column("finding", lambda r: r.told, words=True, needed=True),
+    Column("finding", lambda r: r.told[0], words=True, needed=True, within=lambda r, most: r.within(most)),
 )
 
 
@@ -173,14 +177,16 @@ def _table(
     # Without wcwidth tabulate counts a wide character as one cell: a filler beside it, taken out later, mends that.
     filler = _FILLER if getattr(tabulate, "wcwidth", None) is None else ""
 
-    def cell(column: Column, row: Sequence[Any]) -> str:
-        text = text_of(columns, column, row)
+    def cell(column: Column, row: Sequence[Any], most: int = names) -> str:
+        text = text_of(columns, column, row) if column.within is None else column.within(row[0], most)
         if text.isascii() and text.isprintable():
-            return cut(text, names)
-        text = cut(shown(unicodedata.normalize("NFC", text)), names)
+            return cut(text, most)
+        text = cut(shown(unicodedata.normalize("NFC", text)), most)
         return "".join(c + filler * (cells(c) - 1) for c in text)
 
-    texts = {c.title: [cell(c, row) for row in rows] for c in columns}
+    texts = {c.title: [cell(c, row) for row in rows] for c in columns if c.within is None}
+    left = width - sum(_width(c.title, texts[c.title]) for c in columns if c.needed and c.within is None)
+    texts |= {c.title: [cell(c, row, max(names, left)) for row in rows] for c in columns if c.within is not None}
     chosen = _fitting(columns, priority, texts, width)
     text: str = tabulate.tabulate(
         list(zip(*(texts[c.title] for c in chosen), strict=True)),
@@ -197,8 +203,7 @@ def _fitting(
     columns: Sequence[Column], priority: Iterable[str], texts: Mapping[str, Sequence[str]], width: int
 ) -> list[Column]:
     """Columns that have something to say, as many as fit, the needed ones always."""
-    # tabulate gives headings two spaces more than they need.
-    wide = {title: max(len(title) + 2, *map(len, column)) + 2 for title, column in texts.items()}
+    wide = {title: _width(title, column) for title, column in texts.items()}
     chosen = {c.title for c in columns if c.needed}
     used = sum(wide[title] for title in chosen) - 2
     for title in priority:
@@ -206,3 +211,8 @@ def _fitting(
             chosen.add(title)
             used += wide[title]
     return [c for c in columns if c.title in chosen]
+
+
+def _width(title: str, texts: Sequence[str]) -> int:
+    """Of a column with the space behind it; tabulate gives headings two spaces more than they need."""
+    return max(len(title) + 2, *map(len, texts)) + 2

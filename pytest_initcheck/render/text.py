@@ -84,15 +84,15 @@ def overview(rows: Iterable[tuple[str, Report | str]], *, width: int = 80, ascii
     verdicts = []
     for name, found in rows:
         if isinstance(found, str):
-            verdicts.append(tables.Verdict(name, "not checked", found))
+            verdicts.append(tables.Verdict(name, "not checked", (found,)))
             continue
         told = failing(found) or [f for f in found.findings if f.severity != "note"]
-        more = further(len(told))
+        where = _where(told[0]) if told else "-"
         verdicts.append(
             tables.Verdict(
                 name,
                 headline(found).verdict,
-                _where(told[0]) + more if told else "-",
+                (where + further(len(told)), where, told[0].rule) if told else (where,),
                 layers=sum(1 for x in found.layers.values() if x.leaf and x.activation.count),
                 parameters=sum(p.value.count for p in found.parameters.values() if p.value is not None),
             )

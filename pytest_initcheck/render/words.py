@@ -85,8 +85,8 @@ def pad(text: str, width: int, *, right: bool = False) -> str:
 
 
 def cut(text: str, width: int) -> str:
-    """Return ``text`` in at most ``width`` cells: a dotted path's segments shortened, then the middle left out."""
-    parts = text.split(".")
+    """Return ``text`` in at most ``width`` cells: the segments of a dotted path shortened, then the middle left out."""
+    parts = text.split(".") if " " not in text else [text]
     for i, part in enumerate(parts[:-1]):
         if cells(".".join(parts)) <= width:
             break

@@ -137,7 +137,7 @@ def unreachable_targets(case: Case) -> Iterator[Finding]:
             "unreachable-targets",
             "error",
             blame.names,
-            f"the output starts at RMS {number(size)} over the samples, and {thresholds.FIT_STEPS} Adam steps leave {number(100 * r.residual)} % of a fit's "
+            f"the output starts at RMS {number(size)} over the samples, and {thresholds.FIT_STEPS} Adam steps leave {_left(r.residual)} of a fit's "
             f"error (at most {number(100 * thresholds.STRAYED)} %)",
             evidence={"output_rms": size, "residual": r.residual, "allowed": thresholds.STRAYED},
             cause=blame.cause or "the forward signal grows from layer to layer",
@@ -158,12 +158,21 @@ def unreachable_targets(case: Case) -> Iterator[Finding]:
             "unreachable-targets",
             "error",
             blame.names,
-            f"{thresholds.FIT_STEPS} Adam steps leave {number(100 * r.residual)} % of a fit's error, and a step moves the output with correlation "
+            f"{thresholds.FIT_STEPS} Adam steps leave {_left(r.residual)} of a fit's error, and a step moves the output with correlation "
             f"{number(r.alignment)} to where it was asked to go (at least {number(thresholds.ASTRAY)})",
             evidence={"residual": r.residual, "alignment": r.alignment, "allowed": thresholds.UNREACHED},
             cause=blame.cause
             or "the output does not follow its parameters: single layers are far too loud, or their units are shut",
         )
+
+
+#: So many times the error are not told in per cent.
+MANY = 10.0
+
+
+def _left(residual: float) -> str:
+    """A share in per cent, or in times where it is many."""
+    return f"{number(residual)} times" if residual >= MANY else f"{number(100 * residual)} %"
 
 
 @rule(

@@ -31,6 +31,7 @@ def run_check(
     is_spec: bool,
     then: Callable[[Report], Report] | None = None,
     source: str = "",
+    test: str = "",
 ) -> Report:
     """Return the report of ``check``.
 
@@ -43,7 +44,7 @@ def run_check(
         name: what the report calls the model.
         is_spec: whether the command ``initcheck check NAME`` finds the same model.
         then: what else is to be judged, before ``pytest_initcheck_report`` is told.
-        source: where the model stands, for the report.
+        source, test: where the model stands, and the id of the test or item that asks, for the report.
 
     Raises:
         InitcheckError: a hook raised, or the model could not be checked.
@@ -55,7 +56,7 @@ def run_check(
     if loss is None:
         loss = ask(hook, "pytest_initcheck_loss", name=name)
     report = check(model, inputs, loss=loss, settings=settings, name=name, extra_rules=extra_rules(hook))
-    report = replace(report, source=source)
+    report = replace(report, source=source, test=test)
     if is_spec:
         shown = replace(settings, given=report.settings)
         report = replace(report, reproduce=command_line(name, inputs if isinstance(inputs, str) else None, shown))

@@ -180,6 +180,10 @@ def test_an_unhealthy_model_is_not_recorded(project: pytest.Pytester) -> None:
     result.stdout.fnmatch_lines(["*baseline init.ini: 3 new, 1 not recorded because unhealthy or not checked*"])
     assert "sick" not in written(project)
 
+    result = project.runpytest(*COMPARE)
+
+    result.stdout.fnmatch_lines(["*--initcheck-update adds it once it is healthy"])
+
 
 @pytest.mark.usefixtures("recorded")
 def test_the_hook_sees_what_drifted(project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:

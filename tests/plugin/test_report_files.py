@@ -209,3 +209,53 @@ def test_every_finding_stands_in_a_file_of_the_project(pytester: pytest.Pytester
         "Sick": {"src/zoo.py:3"},
         "Sequential": {"test_models.py:12"},
     }
+
+
+# -- which test asked
+
+ASKED = """
+import pytest
+from models import healthy, sick
+
+def small(initcheck):
+    with pytest.raises(Exception):
+        initcheck(sick, "8x8")
+
+def test_one(initcheck):
+    small(initcheck)
+
+def test_other(initcheck):
+    initcheck(healthy, "8x8")
+    small(initcheck)
+
+def test_wrong_shape(initcheck):
+    with pytest.raises(Exception):
+        initcheck(healthy, "8x9")
+"""
+
+
+@pytest.mark.parametrize("workers", [[], pytest.param(["-n", "2"], marks=pytest.mark.slow)], ids=["alone", "xdist"])
+def test_files_say_which_test_checked_a_model(project: pytest.Pytester, workers: list[str]) -> None:
+    project.makepyfile(test_it=ASKED)
+    project.makeini("[pytest]\npythonpath = .\n")
+    kinds = ("json", "html", "markdown", "sarif")
+
+    result = project.runpytest("--initcheck", *(f"--initcheck-report={kind}:out.{kind}" for kind in kinds), *workers)
+
+    result.assert_outcomes(passed=3)
+    result.stdout.fnmatch_lines(["initcheck: 4 models, 2 unhealthy, 1 could not be checked"])
+    reports = json.loads((project.path / "out.json").read_text(encoding="utf-8"))
+    assert sorted((r["model"], r["test"]) for r in reports) == [
+        ("healthy", "test_it.py::test_other"),
+        ("healthy", "test_it.py::test_wrong_shape"),
+        ("sick", "test_it.py::test_one"),
+        ("sick", "test_it.py::test_other"),
+    ]
+    (wrong,) = (r for r in reports if r["test"].endswith("wrong_shape"))
+    assert "mat1 and mat2 shapes cannot be multiplied" in wrong["findings"][0]["summary"]
+    for kind in ("html", "markdown"):
+        text = (project.path / f"out.{kind}").read_text(encoding="utf-8").lower()
+        assert all(f"test_it.py::test_{name}" in text for name in ("one", "other", "wrong_shape")), kind
+    (run,) = json.loads((project.path / "out.sarif").read_text(encoding="utf-8"))["runs"]
+    alike = [r["partialFingerprints"]["initcheck/v1"] for r in run["results"]]
+    assert len(set(alike)) == len(alike) >= 3

@@ -18,6 +18,8 @@ from pytest_initcheck.records import Finding, LayerRecord, ParameterRecord, Stat
 from pytest_initcheck.render import FORMATS, tables
 from pytest_initcheck.report import Report
 
+from . import samples
+
 PARTS = (("fc", "Linear", 0.58), ("norm", "LayerNorm", 1.0), ("act", "ReLU", 0.41))
 
 
@@ -138,6 +140,19 @@ def test_a_short_table_has_a_row_for_every_record():
 
     assert len(rows(report)) == 180
     assert "alike" not in tables.layers(report, width=80)
+
+
+def test_a_narrow_overview_keeps_the_finding_before_all_numbers():
+    found = [("models.py:ATransformerWithALongName", samples.vanishing()), ("models.py:Net", samples.healthy())]
+
+    narrow, wide = (render.overview(found, width=width).splitlines() for width in (80, 140))
+
+    (finding,) = (line.split("  ")[-1] for line in wide if "unhealthy" in line)
+    (kept,) = (line.split("  ")[-1] for line in narrow if "unhealthy" in line)
+    assert finding.startswith(kept)
+    assert all(len(line) <= 80 for line in narrow)
+    assert "layers" in wide[1]
+    assert "layers" not in narrow[1]
 
 
 def test_several_hundred_models_are_not_folded():
