@@ -133,9 +133,7 @@ def _check(spec: str, inputs: str | None, asked: dict[str, Any], hook: Any, *, s
     settings = Settings.of(asked, case.settings, shared=0 if several else None)
     given_inputs = case.inputs if inputs is None else inputs
     source = source_of(model, Path.cwd()) or _source(spec)
-    return run_check(
-        hook, model, given_inputs, loss=case.loss, settings=settings, name=spec, is_spec=True, source=source
-    )
+    return run_check(hook, model, given_inputs, loss=case.loss, settings=settings, name=spec, folder=".", source=source)
 
 
 def _not_checked(spec: str, why: str) -> Report:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import sys
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -24,8 +25,6 @@ from .options import HEAD
 from .paths import is_ours, relative
 
 if TYPE_CHECKING:
-    import os
-
     from _pytest._code.code import TerminalRepr, TracebackStyle
 
     from ..models.targets import Target
@@ -43,9 +42,24 @@ BASELINE: pytest.StashKey[Baseline] = pytest.StashKey()
 
 
 def check_in(
-    item: pytest.Item, model: Any, inputs: Any, *, loss: Any, asked: Mapping[str, Any], name: str, is_spec: bool = False
+    item: pytest.Item,
+    model: Any,
+    inputs: Any,
+    *,
+    loss: Any,
+    asked: Mapping[str, Any],
+    name: str,
+    root: Path | None = None,
 ) -> Report:
-    """Check a model for a test or an item, and keep the report for the end of the run."""
+    """Check a model for a test or an item, and keep the report for the end of the run.
+
+    Args:
+        item: the test or item.
+        model, inputs, loss: as ``check_init`` accepts them.
+        asked: settings by name.
+        name: what the report calls the model.
+        root: the folder in which the command ``initcheck check NAME`` finds it; ``None`` where it is no spec.
+    """
     settings = settings_for(item, asked)
     reports = item.stash.setdefault(REPORTS, [])
     baseline = item.config.stash.get(BASELINE, None)
@@ -62,7 +76,7 @@ def check_in(
             loss=loss,
             settings=settings,
             name=name,
-            is_spec=is_spec,
+            folder=None if root is None else _from_here(root, item.config),
             then=then,
             source=source_of(model, item.config.rootpath) or source_of_item(item),
             test=item.nodeid,
@@ -97,6 +111,7 @@ class ModelItem(pytest.Item):
         asked: Mapping[str, Any],
         where: tuple[os.PathLike[str] | str, int | None],
         source: str,
+        root: Path,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -108,6 +123,7 @@ class ModelItem(pytest.Item):
         self._loss = loss
         self._asked = asked
         self._where = where
+        self._root = root
         self.add_marker("initcheck")
 
     def check_rules(self) -> None:
@@ -119,7 +135,7 @@ class ModelItem(pytest.Item):
         model = self._model()
         self.source = source_of(model, self.config.rootpath) or self.source
         name = self.subject
-        report = check_in(self, model, self._inputs, loss=self._loss, asked=self._asked, name=name, is_spec=True)
+        report = check_in(self, model, self._inputs, loss=self._loss, asked=self._asked, name=name, root=self._root)
         if configured(self.config).junit:
             self.user_properties += [
                 ("initcheck_ok", str(report.ok).lower()),
@@ -190,6 +206,7 @@ def target_item(session: pytest.Session, target: Target, root: Path) -> ModelIte
         asked=target.settings,
         where=where,
         source=source_of_spec(target.spec, root, config.rootpath) or written,
+        root=root,
     )
 
 
@@ -208,11 +225,20 @@ def case_item(collector: pytest.Module | pytest.Class, name: str, case: ModelCas
         asked=case.settings,
         where=(file, line),
         source=f"{called}:{(line or 0) + 1}",
+        root=collector.config.rootpath,
     )
     for mark in getattr(case.factory, "pytestmark", ()):  # @pytest.mark.slow above or below @model_case
         item.own_markers.append(mark)
         item.keywords[mark.name] = mark
     return item
+
+
+def _from_here(folder: Path, config: pytest.Config) -> str:
+    """``folder`` as a shell reaches it from where pytest was started; as it is, where no relative path leads there."""
+    try:
+        return Path(os.path.relpath(folder, config.invocation_params.dir)).as_posix()
+    except ValueError:  # another drive
+        return folder.as_posix()
 
 
 def source_of_item(item: pytest.Item) -> str:

@@ -32,13 +32,11 @@ BY_LEARNING = frozenset(("unreachable-targets", "chaotic-response", "offset-outp
 #: Rules that say nothing of how well a model learns, or say it for certain.
 BESIDE = frozenset(
     (
-        "activation",
         "activation-std",
         "cloned-layers",
         "deferred-mismatch",
         "equal-samples",
         "frozen-parameter",
-        "gradient",
         "gradient-std",
         "half-precision-overflow",
         "init-drift",

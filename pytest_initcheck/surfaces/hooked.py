@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -28,7 +29,7 @@ def run_check(
     loss: Any,
     settings: Settings,
     name: str,
-    is_spec: bool,
+    folder: str | None,
     then: Callable[[Report], Report] | None = None,
     source: str = "",
     test: str = "",
@@ -42,7 +43,7 @@ def run_check(
         loss: as ``check_init`` accepts it; ``None`` asks ``pytest_initcheck_loss``.
         settings: parsed settings.
         name: what the report calls the model.
-        is_spec: whether the command ``initcheck check NAME`` finds the same model.
+        folder: where the command ``initcheck check NAME`` finds the same model, ``"."`` for here; ``None`` if nowhere.
         then: what else is to be judged, before ``pytest_initcheck_report`` is told.
         source, test: where the model stands, and the id of the test or item that asks, for the report.
 
@@ -57,9 +58,11 @@ def run_check(
         loss = ask(hook, "pytest_initcheck_loss", name=name)
     report = check(model, inputs, loss=loss, settings=settings, name=name, extra_rules=extra_rules(hook))
     report = replace(report, source=source, test=test)
-    if is_spec:
+    if folder is not None:
         shown = replace(settings, given=report.settings)
-        report = replace(report, reproduce=command_line(name, inputs if isinstance(inputs, str) else None, shown))
+        command = command_line(name, inputs if isinstance(inputs, str) else None, shown)
+        there = "" if folder == "." else f"cd {shlex.quote(folder)} && "
+        report = replace(report, reproduce=there + command)
     if then is not None:
         report = then(report)
     ask(hook, "pytest_initcheck_report", report=report)

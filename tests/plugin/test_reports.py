@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import shlex
+import subprocess
+import sys
 import xml.etree.ElementTree as ET
+from pathlib import Path
 
 import pytest
 
@@ -106,3 +111,31 @@ def test_the_package_may_be_imported_before_pytest_starts(pytester: pytest.Pytes
     result = pytester.runpython(script)
 
     result.assert_outcomes(passed=1)
+
+
+@pytest.mark.parametrize("spec", ["zoo.py:Sick", "zoo:Sick"])
+def test_the_line_that_reproduces_runs_from_where_pytest_was_started(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, spec: str
+) -> None:
+    pytester.makepyfile(
+        zoo="""
+        from torch import nn
+
+        class Sick(nn.Sequential):
+            def __init__(self):
+                super().__init__(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+                nn.init.zeros_(self[2].weight)
+                self[2].weight.requires_grad_(False)
+        """
+    )
+    pytester.makeini(f"[pytest]\npythonpath = .\ninitcheck_models = {spec} input=8x8\n")
+    monkeypatch.chdir(pytester.mkdir("a folder"))
+
+    pytester.runpytest("--initcheck", "--initcheck-report=json:out.json", "--rootdir=..")
+    (report,) = json.loads(Path("out.json").read_text(encoding="utf-8"))
+    command = report["reproduce"].replace("initcheck check", f"{shlex.quote(sys.executable)} -m pytest_initcheck check")
+    again = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+
+    assert report["reproduce"] == f"cd .. && initcheck check {spec} --input 8x8 --seed 0"
+    assert again.returncode == 1
+    assert again.stdout.splitlines()[0].startswith(f"{spec}: unhealthy init: ")
