@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -29,10 +29,11 @@ from .probing.probe import histograms, run_probe
 from .probing.subject import PARALLEL
 from .race.course import STEPS
 from .race.race import race
-from .race.tasks import asked
+from .race.tasks import Loss, asked
 from .records import ConstructionFault, Finding, Trace
 from .report import Report
-from .response.perturb import push_of
+from .response.offset import inner_offset
+from .response.perturb import Push, push_of
 from .rules.blame import candidates
 from .rules.named import worst_layers
 from .schemes.fill import Planned, carry_out, plan_for
@@ -161,7 +162,7 @@ def _raced(measured: Measured, request: Request, findings: Iterable[Finding]) ->
                 push,
                 _anew(measured, request),
                 edits,
-                asked(push, loss, offsets=accused),
+                asked(push, loss, offsets=_offsets(push, loss, accused=accused)),
                 accused=accused,
                 stands=any(f.rule not in rules.raced.BY_LEARNING for f in errors),
                 steps=steps,
@@ -173,6 +174,15 @@ def _raced(measured: Measured, request: Request, findings: Iterable[Finding]) ->
     if not request.fixes:
         shown = replace(shown, fix="")
     return replace(case, trace=replace(case.trace, unseen=(*case.trace.unseen, *told)), race=shown)
+
+
+def _offsets(push: Push, loss: Loss | None, *, accused: bool) -> Collection[int]:
+    """The outputs that are asked to lose what all samples start with in common: all of an accused model, and one that is far from zero."""
+    if loss is not None:
+        return ()
+    if accused:
+        return range(len(push.probed.outputs))
+    return (push.probed.primary,) if inner_offset(push, rules.raced.AWAY) > rules.raced.AWAY else ()
 
 
 def _unwrapped(subject: nn.Module) -> tuple[nn.Module, str]:

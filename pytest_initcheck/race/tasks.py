@@ -7,7 +7,7 @@ for is smooth and of low rank, so that a few steps suffice.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -78,7 +78,7 @@ class Asked:
     afresh: Sequence[Task] = ()
 
 
-def asked(push: Push, loss: Loss | None = None, *, offsets: bool = False) -> Asked:
+def asked(push: Push, loss: Loss | None = None, *, offsets: Collection[int] = ()) -> Asked:
     """Return all that the model of ``push`` may be asked to learn.
 
     Args:
@@ -88,13 +88,13 @@ def asked(push: Push, loss: Loss | None = None, *, offsets: bool = False) -> Ask
     return Asked(first, convicting=convicting(push)) if loss is None else Asked(first, afresh=tasks(push))
 
 
-def tasks(push: Push, loss: Loss | None = None, *, offsets: bool = False) -> list[Task]:
+def tasks(push: Push, loss: Loss | None = None, *, offsets: Collection[int] = ()) -> list[Task]:
     """Return what the model of ``push`` may be asked to learn; the user's loss alone, where there is one.
 
     Args:
         push: the model and what it returned.
         loss: the user's, from the model's output to a scalar.
-        offsets: whether what all samples of an output have in common has to be learned as well.
+        offsets: outputs of which what all samples have in common has to be learned as well.
     """
     if loss is not None:
         with torch.no_grad():
@@ -260,10 +260,10 @@ def _classes(push: Push, start: Tensor) -> Task:
     return Task("classes of the samples", loss, max(float(-(share * share.log()).sum()), 0.1))
 
 
-def _regression(push: Push, scored: Sequence[int], *, offsets: bool) -> Task:
+def _regression(push: Push, scored: Sequence[int], *, offsets: Collection[int]) -> Task:
     """Random smooth functions of the inputs, for all outputs jointly; for bounded outputs, small enough to stay inside.
 
-    Without ``offsets``, what all samples have in common is not asked for: an output may start anywhere on purpose (a
+    Of other outputs than ``offsets``, what all samples have in common is not asked for: an output may start anywhere on purpose (a
     log-variance at -4).
     """
     wanted: dict[int, tuple[Wanted, float, float]] = {}
@@ -282,13 +282,13 @@ def _regression(push: Push, scored: Sequence[int], *, offsets: bool) -> Task:
         parts = []
         for i, (target, unit, middle) in wanted.items():
             goal, said = target(inputs).to(outputs[i].device) * unit, outputs[i].float() - middle
-            if not offsets:
+            if i not in offsets:
                 goal, said = centred(goal, batch), centred(said, batch)
             nothing = goal.square().mean().clamp_min((0.1 * unit) ** 2)
             parts.append((said - goal).square().mean() / nothing)
         return torch.stack(parts).mean()
 
-    return Task("smooth functions of the input", loss, 1.0)
+    return Task("smooth functions of the input" + (" around zero" if offsets else ""), loss, 1.0)
 
 
 class _Features:
