@@ -28,6 +28,7 @@ from .probing.guard import untouched
 from .probing.probe import histograms, run_probe
 from .probing.subject import PARALLEL
 from .race.course import STEPS
+from .race.followed import followed
 from .race.race import race
 from .race.tasks import Loss, asked
 from .records import ConstructionFault, Finding, Trace
@@ -157,6 +158,7 @@ def _raced(measured: Measured, request: Request, findings: Iterable[Finding]) ->
             )
             probed.gradients.clear()
             push = push_of(probed, guard, seed=settings.seed)
+            push = replace(push, followed=followed(push))
             accused = rules.raced.accused(errors)
             shown = race(
                 push,

@@ -203,7 +203,11 @@ class Course:
         inputs = (
             mixed(came, self.push.probed.batch, generator) if self.task.fresh else jittered(came, JITTER, generator)
         )
-        inputs = [x if x is old else x.detach() for old, x in zip(given, inputs, strict=True)]
+        # What the output is not computed from is what a loss compares it with: that stays.
+        inputs = [
+            x.detach() if x is not old and self.push.follows(i) else old
+            for i, (old, x) in enumerate(zip(given, inputs, strict=True))
+        ]
         if (len(self._seen_at) + 1) * sum(x.numel() * x.element_size() for x in inputs) <= KEPT:
             self._seen_at[step] = inputs
         return inputs

@@ -236,7 +236,11 @@ def _tokens(push: Push, start: Tensor, ids: Tensor) -> Task:
     table = (torch.randperm(len(known), generator=torch.Generator().manual_seed(push.seed + 1)) % classes).to(
         ids.device
     )
-    at = next(i for i, x in enumerate(push.probed.inputs()) if x.shape == ids.shape and torch.equal(x, ids))
+    at = next(
+        i
+        for i, x in enumerate(push.probed.inputs())
+        if push.follows(i) and x.shape == ids.shape and torch.equal(x, ids)
+    )
 
     def loss(_raw: Any, outputs: Sequence[Tensor], inputs: Sequence[Tensor]) -> Tensor:
         wanted = table[torch.searchsorted(known, inputs[at]).clamp_max(len(known) - 1)]
@@ -292,10 +296,11 @@ def _regression(push: Push, scored: Sequence[int], *, offsets: Collection[int]) 
 
 
 class _Features:
-    """Random functions of all inputs, of about unit variance over the samples: linear in signals, a sum over the ids."""
+    """Random functions of all inputs that the output follows, of about unit variance over the samples: linear in signals, a sum over the ids."""
 
     def __init__(self, push: Push, rank: int) -> None:
         self._rank, self._batch, self._seed = rank, push.probed.batch or 1, push.seed + 1
+        self._follows = push.follows
         self._scales = [self._scale(x) for x in push.probed.inputs()]
         total = self._projected(push.probed.inputs())
         self._middle = total.mean(0)
@@ -324,9 +329,9 @@ class _Features:
     def _projected(self, inputs: Sequence[Tensor]) -> Tensor:
         generator = torch.Generator().manual_seed(self._seed)
         total = torch.zeros(self._batch, self._rank, dtype=torch.float32)
-        for x, scale in zip(inputs, self._scales, strict=True):
+        for i, (x, scale) in enumerate(zip(inputs, self._scales, strict=True)):
             flat = self._flat(x)
-            if flat is None:
+            if flat is None or not self._follows(i):
                 continue
             if x.is_floating_point() or x.dtype in (torch.bool, torch.uint8):
                 total += flat @ torch.randn(flat.shape[1], self._rank, generator=generator, dtype=torch.float32) / scale
@@ -343,7 +348,12 @@ def _target(push: Push, output: Tensor) -> Wanted:
     raw: Wanted | None = None
     if output.ndim > 2 and sample_dim(output, push.probed.batch) == 0:
         raw = next(
-            (t for i in range(len(push.probed.inputs())) if (t := _local(push, i, output, generator)) is not None), None
+            (
+                t
+                for i in range(len(push.probed.inputs()))
+                if push.follows(i) and (t := _local(push, i, output, generator)) is not None
+            ),
+            None,
         )
         raw = raw or _maps(push, output, generator)
     else:

@@ -25,9 +25,9 @@ def token_ids(push: Push, output: Tensor) -> Tensor | None:
     """Return the ids that ``output`` has a row of scores for, one row a token; ``None`` if it is no such output."""
     if output.ndim < 3 or output.shape[-1] < 3:
         return None
-    for x in push.probed.inputs():
+    for i, x in enumerate(push.probed.inputs()):
         integers = not x.is_floating_point() and not x.is_complex() and x.dtype is not torch.bool
-        if integers and x.ndim == 2 and x.shape == output.shape[:2]:
+        if integers and x.ndim == 2 and x.shape == output.shape[:2] and push.follows(i):
             return x.detach()
     return None
 

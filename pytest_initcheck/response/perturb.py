@@ -41,6 +41,7 @@ class Push:
         disturbed: one pass with the inputs disturbed by this much of their RMS, each draw in its own way; ``None`` where none can be.
         swapped: one pass with every sample in another one's place; ``None`` where no input differs over the samples.
         seed: seed of targets and disturbances.
+        followed: for each input, whether the output is computed from it; empty where nobody asked, and all are taken for that.
     """
 
     probed: Probed
@@ -49,6 +50,11 @@ class Push:
     disturbed: Disturbs | None
     seed: int = 0
     swapped: Callable[[], Disturbed] | None = None
+    followed: tuple[bool, ...] = ()
+
+    def follows(self, at: int) -> bool:
+        """Return whether the output is taken to be computed from this input: it is no target that a loss compares it with."""
+        return not self.followed or self.followed[at]
 
     @property
     def streamed(self) -> Streamed | None:

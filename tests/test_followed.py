@@ -1,0 +1,137 @@
+"""Inputs that the output is computed from, and those that a loss compares it with: these are no part of a task, and stay in their places."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pytest_initcheck.callbacks import check_before_training
+from pytest_initcheck.errors import UnhealthyInit
+from pytest_initcheck.models.inputs import resolve_inputs
+from pytest_initcheck.probing.guard import untouched
+from pytest_initcheck.probing.probe import run_probe
+from pytest_initcheck.race.followed import followed
+from pytest_initcheck.race.tasks import tasks
+from pytest_initcheck.report import Report
+from pytest_initcheck.response.perturb import push_of
+
+
+class WithTargets(nn.Module):
+    """Returns its own loss beside what it says, as models of transformers do."""
+
+    def __init__(self, gate: float | None = None) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 3))
+        self.condition = None if gate is None else nn.Linear(4, 3)
+        self.gate = None if gate is None else nn.Parameter(torch.full((3,), gate))
+
+    def forward(self, x: Tensor, more: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        said = self.body(x)
+        if self.condition is not None:
+            said = said + self.gate * self.condition(more)
+        return {"loss": F.cross_entropy(said, targets), "scores": said}
+
+
+def given(n: int = 16) -> tuple[Tensor, Tensor, Tensor]:
+    draw = torch.Generator().manual_seed(1)
+    return torch.randn(n, 8, generator=draw), torch.randn(n, 4, generator=draw), torch.arange(n) % 3
+
+
+def found(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[bool, ...]:
+    call = resolve_inputs(model, inputs)
+    before = [p.clone() for p in model.parameters()]
+    with untouched(model) as guard:
+        told = followed(push_of(run_probe(model, call, guard=guard), guard))
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+    return told
+
+
+def test_targets_and_what_is_not_read_are_told_apart():
+    assert found(WithTargets(), given()) == (True, False, False)
+
+
+@pytest.mark.parametrize("gate", [0.0, 1.0])
+def test_a_branch_that_starts_closed_is_followed(gate: float):
+    assert found(WithTargets(gate), given()) == (True, True, False)
+
+
+def test_a_single_input_is_not_asked_about():
+    assert found(nn.Linear(8, 3), given()[:1]) == (True,)
+
+
+class Deaf(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.own = nn.Parameter(torch.randn(3))
+
+    def forward(self, x: Tensor, more: Tensor) -> Tensor:
+        return self.own.expand(len(x), 3)
+
+
+def test_what_follows_nothing_is_asked_with_all_that_it_is_given():
+    assert found(Deaf(), given()[:2]) == (True, True)
+
+
+def test_no_task_is_a_function_of_the_targets():
+    model, (x, more, targets) = WithTargets(), given()
+    call = resolve_inputs(model, (x, more, targets))
+    with untouched(model) as guard:
+        push = push_of(run_probe(model, call, guard=guard), guard)
+        losses = []
+        for which in (followed(push), ()):
+            for task in tasks(replace(push, followed=which)):
+                outputs = push.forward(graph=False)
+                losses.append(float(task.loss(None, outputs, (x, more, targets.roll(1)))))
+                losses[-1] -= float(task.loss(None, outputs, (x, more, targets)))
+
+    told, untold = losses[: len(losses) // 2], losses[len(losses) // 2 :]
+    assert told == [0.0] * len(told)
+    assert any(untold)
+
+
+# -- a training step is judged as its loss is
+
+
+def net(inner: float, head: float, seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 4))
+    with torch.no_grad():
+        model[2].weight.mul_(inner)
+        model[4].weight.mul_(head)
+    return model
+
+
+def told(model: nn.Module, batch: tuple[Tensor, Tensor], **how: object) -> Report:
+    try:
+        report = check_before_training(model, batch, **how)
+    except UnhealthyInit as error:
+        report = error.report
+    assert report is not None
+    return report
+
+
+def step(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    return F.cross_entropy(model(batch[0]), batch[1])
+
+
+@pytest.mark.seeds(2)
+@pytest.mark.parametrize(
+    ("samples", "inner", "head", "healthy"),
+    [(8, 1, 1, True), (8, 1, 1000, True), (32, 1, 1, True), (32, 10, 100, False)],
+)
+def test_a_loss_and_a_step_that_computes_it_give_one_verdict(
+    samples: int, inner: float, head: float, healthy: bool, seed: int
+):
+    x = torch.randn(samples, 16, generator=torch.Generator().manual_seed(seed))
+    batch = (x, (x @ torch.randn(16, 4, generator=torch.Generator().manual_seed(7))).argmax(1))
+
+    by_loss = told(net(inner, head, seed), batch, loss=nn.CrossEntropyLoss())
+    by_step = told(net(inner, head, seed), batch, step=step)
+
+    assert by_loss.ok is by_step.ok is healthy
+    assert [f.rule for f in by_loss.findings] == [f.rule for f in by_step.findings]
