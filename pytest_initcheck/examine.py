@@ -30,7 +30,7 @@ from .probing.subject import PARALLEL
 from .race.course import STEPS
 from .race.followed import followed
 from .race.race import race
-from .race.tasks import Loss, asked
+from .race.tasks import Loss, asked, may_be_scores
 from .records import ConstructionFault, Finding, Trace
 from .report import Report
 from .response.offset import inner_offset
@@ -179,12 +179,14 @@ def _raced(measured: Measured, request: Request, findings: Iterable[Finding]) ->
 
 
 def _offsets(push: Push, loss: Loss | None, *, accused: bool) -> Collection[int]:
-    """The outputs that are asked to lose what all samples start with in common: all of an accused model, and one that is far from zero."""
+    """The outputs that are asked to lose what all samples start with in common: all of an accused model, and one that is far from zero and
+    no scores."""
     if loss is not None:
         return ()
     if accused:
         return range(len(push.probed.outputs))
-    return (push.probed.primary,) if inner_offset(push, rules.raced.AWAY) > rules.raced.AWAY else ()
+    away = not may_be_scores(push) and inner_offset(push, rules.raced.AWAY) > rules.raced.AWAY
+    return (push.probed.primary,) if away else ()
 
 
 def _unwrapped(subject: nn.Module) -> tuple[nn.Module, str]:

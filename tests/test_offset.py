@@ -12,6 +12,7 @@ from pytest_initcheck import check_init
 from pytest_initcheck.models.inputs import resolve_inputs
 from pytest_initcheck.probing.guard import untouched
 from pytest_initcheck.probing.probe import run_probe
+from pytest_initcheck.race.tasks import may_be_scores
 from pytest_initcheck.report import Report
 from pytest_initcheck.response.offset import common, inner_offset
 from pytest_initcheck.response.perturb import Push, push_of
@@ -74,12 +75,35 @@ def test_one_that_a_bias_of_the_last_layer_makes_is_a_warning(seed: int):
 
 
 @pytest.mark.seeds(4)
-def test_scores_of_classes_may_start_anywhere_that_a_cross_entropy_forgives(seed: int):
-    model = regressor(seed, outputs=4)
-    with torch.no_grad():
-        model[2].bias.fill_(3.0)
+@pytest.mark.parametrize(("outputs", "failed"), [(1, ["outperformed"]), (4, [])], ids=["a number", "scores"])
+def test_scores_of_classes_may_start_where_a_number_may_not(outputs: int, failed: list[str], seed: int):
+    report = check_init(inner(regressor(seed, outputs), 6.0), vectors())
 
-    assert check_init(model, vectors()).ok
+    assert [f.rule for f in report.findings if f.severity == "error"] == failed
+
+
+@pytest.mark.parametrize(
+    ("output", "given", "scores"),
+    [
+        ((8,), (8, 4), False),
+        ((8, 1), (8, 4), False),
+        ((8, 4), (8, 5), True),
+        ((8, 4), (8, 4), False),  # what is reconstructed
+        ((8, 1, 6, 6), (8, 3, 6, 6), False),
+        ((8, 5, 6, 6), (8, 3, 6, 6), True),
+        ((8, 7, 1), (8, 7, 4), False),
+    ],
+)
+def test_what_could_be_scores_of_classes(output: tuple[int, ...], given: tuple[int, ...], scores: bool):
+    class Shaped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.scale * torch.ones(output) * x.flatten(1).sum(1).view(-1, *[1] * (len(output) - 1))
+
+    assert pushed(Shaped(), torch.randn(given), may_be_scores) is scores
 
 
 def test_an_offset_is_measured_without_the_biases_that_are_added_to_the_output():

@@ -116,31 +116,32 @@ class Course:
             adam = Adam(every, rate)
             for step in range(steps + 1):
                 with torch.inference_mode(False), torch.enable_grad():
-                    outputs, loss = self._paid(step)
+                    outputs, loss, trained = self._paid(step)
                     value = same(None if loss is None else float(gathered(loss.detach())))
-                    if loss is None or value is None or not math.isfinite(value):
+                    if loss is None or trained is None or value is None or not math.isfinite(value):
                         return
                     yield value
-                    if step == steps or not loss.requires_grad:
+                    if step == steps or not trained.requires_grad:
                         return
-                    adam.step(self._and_own(loss, outputs), retain_graph=probed.holds_graph)
+                    adam.step(self._and_own(trained, outputs), retain_graph=probed.holds_graph)
         finally:
             push.restore()
 
-    def _paid(self, step: int) -> tuple[Sequence[Tensor], Tensor | None]:
-        """The outputs of one pass, and what is paid for them; ``None`` where these weights do not let it come to that."""
+    def _paid(self, step: int) -> tuple[Sequence[Tensor], Tensor | None, Tensor | None]:
+        """The outputs of one pass, what is paid for them, and what is trained on; ``None`` where these weights do not let it come to that."""
         passed = self._passed(step)
         if passed is None:
-            return (), None
+            return (), None, None
         raw, inputs = passed
         inputs = [self._lessons[step]] if self.task.taught else inputs
         outputs = self.push.probed.select(raw)
         try:
-            return outputs, self.task.loss(raw, outputs, inputs)
+            loss = self.task.loss(raw, outputs, inputs)
+            return outputs, loss, loss if self.task.trained is None else self.task.trained(raw)
         except Exception as error:  # it had a value as it is; a distribution may refuse what these weights make
             if out_of_memory(error):
                 raise
-            return outputs, None
+            return outputs, None, None
 
     def _start(self, values: StartValues) -> None:
         """Give the parameters ``values``."""
@@ -222,7 +223,7 @@ class Course:
         try:
             with torch.no_grad():
                 for step in range(self.steps + 1 - LAST, self.steps + 1):
-                    _, loss = self._paid(step)
+                    _, loss, _ = self._paid(step)
                     paid = same(None if loss is None else float(gathered(loss.detach())))
                     if paid is None:
                         return False

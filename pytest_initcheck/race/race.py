@@ -19,7 +19,7 @@ from ..response.perturb import Push, rms
 from ..sharding.together import Parted
 from ..sharding.world import current
 from .copies import Copies, Repair, unchanged
-from .course import LAST_HEAT, STEPS, Course, Spent, StartValues, TooLong, out_of_memory
+from .course import LAST_HEAT, LEARNED, STEPS, Course, Spent, StartValues, TooLong, out_of_memory
 from .tasks import Asked, Task, taught
 
 #: A copy does clearly better when the model comes less than this share of its way, which is what harm means.
@@ -124,6 +124,13 @@ def race(
             again = over(asked.first, steps=LAST_HEAT, stands=stands)
             found = found if stands and again.outcome == "open" else again
         held = accused and found.outcome == "held"
+        if held and asked.kept_back is not None:
+            again = over([asked.kept_back], accused=False)
+            # Also a sound model may have learned nothing of these: the copy must have.
+            if again.outcome == "lost" and all(
+                h.gone <= 1 - FAR_OFF and (h.repaired or 0.0) >= LEARNED for h in again.heats
+            ):
+                found, held = replace(again, by_heart=found.heats[0].gone), False
         if held and asked.afresh and _by_heart(push, asked.first[0], found.heats[0], spent):
             again = over(asked.afresh, accused=False)
             if again.outcome == "lost" and (stands or all(h.gone <= 1 - FAR_OFF for h in again.heats)):

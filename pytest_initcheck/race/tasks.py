@@ -22,6 +22,7 @@ from ..race_records import YOURS
 from ..response.ask import natural_unit
 from ..response.fit import token_ids
 from ..response.perturb import Push, rms
+from ..sharding.layout import is_sharded
 from .constant import best_constant
 
 #: Classes that samples, and tokens, are told apart in at most, whatever the number of scores: as hard for every model.
@@ -29,6 +30,10 @@ CLASSES = 4
 TOKEN_CLASSES = 12
 #: Targets for outputs that are bounded lie well inside of the bounds.
 INSIDE = 0.25
+#: Samples from which on half of them are enough to judge by, and how near to its parts' sum a loss must be that adds up.
+ENOUGH_SAMPLES, ADDS_UP = 16, 1e-3
+#: What it is called to learn from half of the samples.
+KEPT_BACK = "half of the samples, with your loss on the other half,"
 #: Functions of the inputs that the targets are mixed from.
 RANK = 16
 #: The same for maps and sequences where the inputs have none.
@@ -52,6 +57,8 @@ class Task:
             the inputs.
         shuffled: whether every sample comes in the place of another one, so that what is to be learned has nothing to do with it.
         own_losses: outputs of one number that are made small along with it, and are no part of the progress.
+        trained: what is made smaller in place of ``loss``, from what the model returned to a scalar: where progress is judged on samples
+            that nothing is learned from.
     """
 
     name: str
@@ -61,6 +68,7 @@ class Task:
     taught: bool = False
     shuffled: bool = False
     own_losses: tuple[int, ...] = ()
+    trained: Callable[[Any], Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -71,11 +79,13 @@ class Asked:
         first: what is asked first, which may convict and clear.
         convicting: what can convict, but clear of nothing, for where there is nothing else or nobody learned it.
         afresh: functions of inputs never seen, which can take back that the user's loss was learned, by heart.
+        kept_back: the user's loss of samples that nothing is learned from, which can do the same; ``None`` where it cannot be had.
     """
 
     first: Sequence[Task]
     convicting: Sequence[Task] = ()
     afresh: Sequence[Task] = ()
+    kept_back: Task | None = None
 
 
 def asked(push: Push, loss: Loss | None = None, *, offsets: Collection[int] = ()) -> Asked:
@@ -85,7 +95,9 @@ def asked(push: Push, loss: Loss | None = None, *, offsets: Collection[int] = ()
         push, loss, offsets: as :func:`tasks`.
     """
     first = tasks(push, loss, offsets=offsets)
-    return Asked(first, convicting=convicting(push)) if loss is None else Asked(first, afresh=tasks(push))
+    if loss is None:
+        return Asked(first, convicting=convicting(push))
+    return Asked(first, afresh=tasks(push), kept_back=kept_back(push, loss))
 
 
 def tasks(push: Push, loss: Loss | None = None, *, offsets: Collection[int] = ()) -> list[Task]:
@@ -99,7 +111,8 @@ def tasks(push: Push, loss: Loss | None = None, *, offsets: Collection[int] = ()
     if loss is not None:
         with torch.no_grad():
             raw = push.probed.rerun_raw()
-        unit = best_constant(loss, raw, push.probed.batch)
+        constant = best_constant(loss, raw, push.probed.batch)
+        unit = None if constant is None else constant.loss
         return [Task(YOURS, lambda raw, _outputs, _inputs: loss(raw), unit, fresh=False)]
     scored = [
         i for i, o in enumerate(push.probed.outputs) if o.ndim > 0 and sample_dim(o, push.probed.batch) is not None
@@ -121,6 +134,53 @@ def tasks(push: Push, loss: Loss | None = None, *, offsets: Collection[int] = ()
         found.append(_regression(push, scored, offsets=offsets))
     own = _own_losses(push, scored)
     return [replace(task, own_losses=own) for task in found]
+
+
+def may_be_scores(push: Push) -> bool:
+    """Return whether the judged output could be scores of classes, for which a cross-entropy forgives much of what they have in common.
+
+    It could not with one number for each sample or place, nor where it has the shape of an input that is reconstructed.
+    """
+    output = push.start
+    dim = sample_dim(output, push.probed.batch)
+    channels = [s for d, s in enumerate(output.shape) if d != dim and d in (1, output.ndim - 1)]
+    if not channels or 1 in (channels[0], channels[-1]):
+        return False
+    return not any(
+        x.is_floating_point() and x.shape == output.shape and push.follows(i)
+        for i, x in enumerate(push.probed.inputs())
+    )
+
+
+def kept_back(push: Push, loss: Loss) -> Task | None:
+    """Return the user's loss of half of the samples, while the other half is learned from; ``None`` where it cannot be had.
+
+    In the place of samples that do not count stands the best constant, which needs a loss that adds up over the samples, and samples enough.
+    """
+    batch = push.probed.batch or 0
+    if batch < ENOUGH_SAMPLES or any(is_sharded(o) for o in push.probed.outputs):
+        return None
+    with torch.no_grad():
+        raw = push.probed.rerun_raw()
+    constant = best_constant(loss, raw, batch)
+    if constant is None or not constant.loss > 0:
+        return None
+    seen = torch.zeros(batch, dtype=torch.bool)
+    seen[torch.randperm(batch, generator=torch.Generator().manual_seed(push.seed + 6))[: batch // 2]] = True
+    unit, share = constant.loss, 1 - batch // 2 / batch
+    with torch.no_grad():
+        try:
+            whole, *halves = (float(loss(x)) for x in (raw, constant.beside(raw, seen), constant.beside(raw, ~seen)))
+        except Exception:  # it need not take what stands beside a constant
+            return None
+    if not abs(sum(halves) - whole - unit) <= ADDS_UP * max(abs(whole), unit):
+        return None
+
+    def unseen(raw: Any, _outputs: Sequence[Tensor], _inputs: Sequence[Tensor]) -> Tensor:
+        with torch.no_grad():
+            return unit - (unit - loss(constant.beside(raw, ~seen))) / share
+
+    return Task(KEPT_BACK, unseen, unit, fresh=False, trained=lambda raw: loss(constant.beside(raw, seen)))
 
 
 def _own_losses(push: Push, scored: Sequence[int]) -> tuple[int, ...]:
