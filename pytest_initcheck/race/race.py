@@ -11,7 +11,7 @@ others copies are run. Harm is half: a model loses where the best copy comes mor
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from ..race_records import Heat, Race
@@ -28,6 +28,8 @@ CLEAR = 0.5
 FAR_BEHIND = 0.25
 #: A model that leaves this much of the error of the best constant, where a copy leaves no more than that constant does, is beaten as well.
 FAR_OFF, NO_WORSE = 2.0, 1.1
+#: The same on samples that nothing was learned from: what is right about most of a thousand samples, and confident, leaves up to 6 times that error.
+RUINED = 10.0
 #: Of the copies that do clearly better, the smallest edit that comes this far on the way of the best is the fix.
 NEARLY = 0.85
 #: Small edits that are tried besides the whole of the model.
@@ -123,18 +125,8 @@ def race(
         if asked.first and found.unbeaten and accused and steps >= STEPS:
             again = over(asked.first, steps=LAST_HEAT, stands=stands)
             found = found if stands and again.outcome == "open" else again
-        held = accused and found.outcome == "held"
-        if held and asked.kept_back is not None:
-            again = over([asked.kept_back], accused=False)
-            # Also a sound model may have learned nothing of these: the copy must have.
-            if again.outcome == "lost" and all(
-                h.gone <= 1 - FAR_OFF and (h.repaired or 0.0) >= LEARNED for h in again.heats
-            ):
-                found, held = replace(again, by_heart=found.heats[0].gone), False
-        if held and asked.afresh and _by_heart(push, asked.first[0], found.heats[0], spent):
-            again = over(asked.afresh, accused=False)
-            if again.outcome == "lost" and (stands or all(h.gone <= 1 - FAR_OFF for h in again.heats)):
-                found = replace(again, by_heart=found.heats[0].gone)
+        if accused and found.outcome == "held":
+            found = _taken_back(found, push, asked, spent, over, stands=stands)
         # What follows no input can say the same as another one that follows none.
         if asked.first and found.unbeaten and not stands and teacher is not None and (values := copies.other(teacher)):
             lesson = replace(taught(push), own_losses=asked.first[0].own_losses)
@@ -168,6 +160,27 @@ def _by_heart(push: Push, task: Task, held: Heat, spent: Spent) -> bool:
     course = Course(push, replace(task, shuffled=True), spent, held.steps)
     course.begin([])
     return course.own() >= CLEAR * held.gone
+
+
+def _taken_back(
+    found: Race, push: Push, asked: Asked, spent: Spent, over: Callable[..., Race], *, stands: bool
+) -> Race:
+    """``found``, or what takes it back: a model that learned the user's loss by heart fails on what it did not learn from."""
+    if asked.kept_back is not None:
+        again = over([asked.kept_back], accused=False)
+        # From a few samples a sound model may learn nothing of the others, and large scores are wrong at a price: the copy must have learned,
+        # and the price be out of proportion.
+        if again.outcome == "lost" and all(
+            h.gone <= 1 - RUINED and (h.repaired or 0.0) >= LEARNED for h in again.heats
+        ):
+            return replace(again, by_heart=found.heats[0].gone)
+        if again.outcome == "held" and all(h.gone >= LEARNED for h in again.heats):
+            return found
+    if asked.afresh and _by_heart(push, asked.first[0], found.heats[0], spent):
+        again = over(asked.afresh, accused=False)
+        if again.outcome == "lost" and (stands or all(h.gone <= 1 - FAR_OFF for h in again.heats)):
+            return replace(again, by_heart=found.heats[0].gone)
+    return found
 
 
 def _raced(
