@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -30,17 +30,16 @@ from .probing.subject import PARALLEL
 from .race.course import STEPS
 from .race.followed import followed
 from .race.race import race
-from .race.tasks import Loss, asked, may_be_scores
+from .race.tasks import asked
 from .records import ConstructionFault, Finding, Trace
 from .report import Report
-from .response.offset import inner_offset
-from .response.perturb import Push, push_of
+from .response.perturb import push_of
 from .rules.blame import candidates
 from .rules.named import worst_layers
 from .schemes.fill import Planned, carry_out, plan_for
 from .settings import Settings, matches
 from .sharding.layout import is_distributed, kind_of
-from .sharding.together import SharedBudget
+from .sharding.together import SharedBudget, on_all
 from .sharding.verdict import one_report
 from .sharding.world import current
 
@@ -133,8 +132,7 @@ def _worth_a_race(case: rules.Case, request: Request, findings: Iterable[Finding
     findings = list(findings)
     if request.race == "none" or (request.race == "accused" and not rules.raced.accused(findings)):
         return False
-    worth = rules.raced.unclear(case, findings)
-    return worth if (world := current()) is None else world.every([worth])[0]
+    return on_all(rules.raced.unclear(case, findings))
 
 
 def _raced(measured: Measured, request: Request, findings: Iterable[Finding]) -> rules.Case:
@@ -158,13 +156,13 @@ def _raced(measured: Measured, request: Request, findings: Iterable[Finding]) ->
             )
             probed.gradients.clear()
             push = push_of(probed, guard, seed=settings.seed)
-            push = replace(push, followed=followed(push))
+            push = replace(push, followed=followed(push, loss))
             accused = rules.raced.accused(errors)
             shown = race(
                 push,
                 _anew(measured, request),
                 edits,
-                asked(push, loss, offsets=_offsets(push, loss, accused=accused)),
+                asked(push, loss, accused=accused),
                 accused=accused,
                 stands=any(f.rule not in rules.raced.BY_LEARNING for f in errors),
                 steps=steps,
@@ -176,17 +174,6 @@ def _raced(measured: Measured, request: Request, findings: Iterable[Finding]) ->
     if not request.fixes:
         shown = replace(shown, fix="")
     return replace(case, trace=replace(case.trace, unseen=(*case.trace.unseen, *told)), race=shown)
-
-
-def _offsets(push: Push, loss: Loss | None, *, accused: bool) -> Collection[int]:
-    """The outputs that are asked to lose what all samples start with in common: all of an accused model, and one that is far from zero and
-    no scores."""
-    if loss is not None:
-        return ()
-    if accused:
-        return range(len(push.probed.outputs))
-    away = not may_be_scores(push) and inner_offset(push, rules.raced.AWAY) > rules.raced.AWAY
-    return (push.probed.primary,) if away else ()
 
 
 def _unwrapped(subject: nn.Module) -> tuple[nn.Module, str]:

@@ -46,13 +46,14 @@ def found(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[bool, ...]:
     call = resolve_inputs(model, inputs)
     before = [p.clone() for p in model.parameters()]
     with untouched(model) as guard:
-        told = followed(push_of(run_probe(model, call, guard=guard), guard))
+        told = followed(push_of(run_probe(model, call, guard=guard), guard), None)
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
     return told
 
 
-def test_targets_and_what_is_not_read_are_told_apart():
-    assert found(WithTargets(), given()) == (True, False, False)
+def test_targets_are_told_apart_from_what_is_not_read():
+    """What changes nothing at all may be a dead part, and is asked about."""
+    assert found(WithTargets(), given()) == (True, True, False)
 
 
 @pytest.mark.parametrize("gate", [0.0, 1.0])
@@ -62,6 +63,22 @@ def test_a_branch_that_starts_closed_is_followed(gate: float):
 
 def test_a_single_input_is_not_asked_about():
     assert found(nn.Linear(8, 3), given()[:1]) == (True,)
+
+
+class Towers(nn.Module):
+    """Two outputs of two inputs, and a loss of both with targets."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Linear(8, 3), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor, more: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
+        left, right = self.left(x), self.right(more)
+        return left, right, F.cross_entropy(left + right, targets)
+
+
+def test_what_any_output_follows_is_no_target():
+    assert found(Towers(), given()) == (True, True, False)
 
 
 class Deaf(nn.Module):
@@ -83,7 +100,7 @@ def test_no_task_is_a_function_of_the_targets():
     with untouched(model) as guard:
         push = push_of(run_probe(model, call, guard=guard), guard)
         losses = []
-        for which in (followed(push), ()):
+        for which in (followed(push, None), ()):
             for task in tasks(replace(push, followed=which)):
                 outputs = push.forward(graph=False)
                 losses.append(float(task.loss(None, outputs, (x, more, targets.roll(1)))))

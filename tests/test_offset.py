@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +16,7 @@ from pytest_initcheck.probing.guard import untouched
 from pytest_initcheck.probing.probe import run_probe
 from pytest_initcheck.race.tasks import may_be_scores
 from pytest_initcheck.report import Report
-from pytest_initcheck.response.offset import common, inner_offset
+from pytest_initcheck.response.offset import common, starts_away
 from pytest_initcheck.response.perturb import Push, push_of
 
 Model = nn.Sequential
@@ -45,7 +47,7 @@ def vectors(n: int = 32) -> Tensor:
     return torch.randn(n, 16, generator=torch.Generator().manual_seed(1))
 
 
-def pushed(model: nn.Module, inputs: Tensor, look: Callable[[Push], float]) -> float:
+def pushed(model: nn.Module, inputs: Tensor, look: Callable[[Push], Any]) -> Any:
     call = resolve_inputs(model, inputs)
     with untouched(model) as guard:
         return look(push_of(run_probe(model, call, guard=guard), guard))
@@ -106,41 +108,108 @@ def test_what_could_be_scores_of_classes(output: tuple[int, ...], given: tuple[i
     assert pushed(Shaped(), torch.randn(given), may_be_scores) is scores
 
 
-def test_an_offset_is_measured_without_the_biases_that_are_added_to_the_output():
-    meant, fault = last(regressor(0), 50.0), inner(regressor(0))
+class Called(nn.Module):
+    """``forward`` as a test writes it."""
 
-    assert pushed(meant, vectors(), lambda p: common(p.start, 32)) == pytest.approx(50, rel=0.1)
-    assert pushed(meant, vectors(), lambda p: inner_offset(p, 3.0)) < 2
-    there = pushed(fault, vectors(), lambda p: common(p.start, 32))
-    assert pushed(fault, vectors(), lambda p: inner_offset(p, 3.0)) == pytest.approx(there, rel=0.01)
-
-
-class Scaled(nn.Module):
-    """Ends in a bias, and is multiplied with a number of its own: only the bias is added."""
-
-    def __init__(self) -> None:
+    def __init__(self, forward: Callable[[nn.Module, Tensor], Any], *bias: float, **parts: Any) -> None:
         super().__init__()
-        self.body, self.scale, self.shift = (
-            regressor(0),
-            nn.Parameter(torch.tensor(2.0)),
-            nn.Parameter(torch.tensor(9.0)),
-        )
-        nn.init.constant_(self.body[4].bias, 20.0)
+        self.body = regressor(0, outputs=len(bias))
+        for name, part in parts.items():
+            setattr(self, name, part)
+        with torch.no_grad():
+            self.body[4].bias.copy_(torch.tensor(bias))
+            self.body[4].weight.mul_(0.1)
+        self._forward = forward
+
+    def forward(self, x: Tensor) -> Any:
+        return self._forward(self, x)
+
+
+MEANT = {
+    "a mean of the targets": Called(lambda m, x: m.body(x), 50.0),
+    "the logarithm of a rate": Called(lambda m, x: m.body(x).squeeze(1).exp(), 2.5),
+    "softplus": Called(lambda m, x: nn.functional.softplus(m.body(x)), 20.0),
+    "relu": Called(lambda m, x: m.body(x).relu(), 20.0),
+    "two outputs of one layer": Called(lambda m, x: tuple(m.body(x).unbind(1)), 20.0, 0.0),
+    "a scale behind it": Called(lambda m, x: m.body(x) * 4.0, 20.0),
+    "a scale that is trained": Called(
+        lambda m, x: m.scale * m.body(x), 20.0, scale=nn.Parameter(torch.full((1,), 3.0))
+    ),
+    "a shift behind it": Called(lambda m, x: m.body(x) + m.shift, 0.0, shift=nn.Parameter(torch.full((1,), 30.0))),
+    "experts": Called(lambda m, x: (m.body(x) * m.gate(x).softmax(1)).sum(1), 20.0, 20.0, 20.0, gate=nn.Linear(16, 3)),
+    "a residual": Called(lambda m, x: m.body(x) + m.other(x), 30.0, other=nn.Linear(16, 1)),
+    "a norm": Called(lambda m, x: m.norm(m.body(x))[:, :1], 0.0, 0.0, norm=nn.LayerNorm(2)),
+}
+nn.init.constant_(MEANT["a norm"].norm.bias, 30.0)
+
+
+@pytest.mark.parametrize("name", MEANT)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_bias_behind_the_last_weights_is_meant(name: str, dtype: torch.dtype):
+    model, inputs = copy.deepcopy(MEANT[name]).to(dtype), vectors().to(dtype)
+
+    assert pushed(model, inputs, lambda p: common(p.start.float(), 32)) > 5
+    assert pushed(model, inputs, lambda p: starts_away(p, 5.0)) is False
+    assert "outperformed" not in [f.rule for f in check_init(model, inputs).findings]
+
+
+FAULTY = {
+    "an inner bias": lambda: inner(regressor(0)),
+    "and a scale behind the last layer": lambda: Called(
+        lambda m, x: m.scale * inner(m.body)(x), 0.0, scale=nn.Parameter(torch.full((1,), 10.0))
+    ),
+    "through a normed weight": lambda: weight_normed(inner(regressor(0))),
+}
+
+
+def weight_normed(model: Model) -> Model:
+    nn.utils.parametrizations.weight_norm(model[4])
+    return model
+
+
+@pytest.mark.parametrize("name", FAULTY)
+def test_what_earlier_layers_make_is_not(name: str):
+    assert pushed(FAULTY[name](), vectors(), lambda p: starts_away(p, 5.0)) is True
+
+
+def test_what_samples_have_in_common_is_not_what_varies():
+    varying = torch.randn(4, 1000, generator=torch.Generator().manual_seed(0))
+
+    assert common(varying, 4) < 0.2
+    assert common(varying + 3.0, 4) == pytest.approx(3.0, rel=0.05)
+    assert common(varying, None) == 0.0
+
+
+class Shifted(nn.Module):
+    """Ends in a constant that nobody can train away."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self.body = regressor(seed)
+        self.register_buffer("mean", torch.tensor(50.0))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.scale * self.body(x) + self.shift
+        return self.body(x) + self.mean
 
 
-def test_a_scale_of_one_number_is_not_taken_for_a_bias():
-    assert pushed(Scaled(), vectors(), lambda p: common(p.start, 32)) == pytest.approx(49, rel=0.1)
-    assert pushed(Scaled(), vectors(), lambda p: inner_offset(p, 3.0)) < 3
+@pytest.mark.seeds(3)
+def test_a_constant_that_no_start_changes_is_not_asked_for(seed: int):
+    model = Shifted(seed)
+    with torch.no_grad():
+        model.body[0].weight.mul_(0.1)  # a doubt
+
+    report = check_init(model, vectors())
+
+    assert report.ok
+    assert report.race is not None
+    assert [h.task for h in report.race.heats] == ["smooth functions of the input"]
 
 
 def test_the_weights_are_put_back():
     model = last(regressor(0))
     before = [p.clone() for p in model.parameters()]
 
-    pushed(model, vectors(), lambda p: inner_offset(p, 3.0))
+    pushed(model, vectors(), lambda p: starts_away(p, 5.0))
 
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
 

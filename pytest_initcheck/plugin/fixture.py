@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ..errors import InitcheckError, UnhealthyInit
+from ..errors import InitcheckError, SettingsError, UnhealthyInit
 from ..surfaces.ranks import speaks
 from . import configuration
 from .items import cause_of_theirs, check_in, source_of_item, unchecked
@@ -38,7 +38,8 @@ class Check:
         try:
             report = check_in(self._item, model, inputs, loss=loss, asked=settings, name=name)
         except InitcheckError as e:
-            unchecked(self._item, name, str(e).removeprefix(f"{name}: "), source_of_item(self._item))
+            if not isinstance(e, SettingsError):  # which says nothing of the model
+                unchecked(self._item, name, str(e).removeprefix(f"{name}: "), source_of_item(self._item))
             if configuration.debugging(self._item, settings):
                 raise
             raise e.with_traceback(None) from cause_of_theirs(e)

@@ -1,6 +1,9 @@
-"""Which inputs the output is computed from: the others are what a training step, or a model that computes its own loss, compares it with."""
+"""Which inputs the outputs are computed from: the others are targets, of a training step or of a model that computes its own loss."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,6 +14,7 @@ from ..probing.modules import sample_dim
 from ..response.exchange import replaced
 from ..response.perturb import Push
 from ..sharding.layout import local
+from ..sharding.together import on_all
 from .copies import unchanged
 
 #: What every weight is moved by, as a share of its largest: enough to open what starts closed, as a gate of zeros; and of weights that are all
@@ -18,28 +22,36 @@ from .copies import unchanged
 _OPENED, _AT_LEAST = 0.01, 1e-3
 
 
-def followed(push: Push) -> tuple[bool, ...]:
-    """Return for each input whether the judged output is computed from it; of inputs that cannot be told apart, that it is.
+def followed(push: Push, loss: Callable[[Any], Tensor] | None) -> tuple[bool, ...]:
+    """Return for each input whether the outputs are taken to be computed from it: whether it is no target.
 
-    The samples of one input at a time are exchanged, with weights that are moved a little: a branch that is multiplied with zero at the
-    start is a branch.
+    A target is what changes a loss and no output that has samples, when its own are exchanged. What changes nothing at all may be a part that is
+    dead. The weights are moved a little meanwhile: a branch that is multiplied with zero at the start is a branch.
+
+    Args:
+        push: the model and what it returned.
+        loss: the user's, from the model's output to a scalar; the model may return others, as outputs without samples.
     """
-    probed = push.probed
-    given = probed.inputs()
-    asked = [varies(x, probed.batch) for x in given]
-    if sum(asked) < 2:
-        return (True,) * len(given)
+    probed, given = push.probed, push.probed.inputs()
+    everything = (True,) * len(given)
+    asked = [on_all(varies(x, probed.batch)) for x in given]
+    if sum(asked) < 2 or (loss is None and all(_has_samples(push, o) for o in probed.outputs)):
+        return everything
     try:
         with torch.no_grad():
             _open(push)
-            start = push.forward(graph=False)[probed.primary]
-            found = [not one or _changes(push, start, at) for at, one in enumerate(asked)]
-    except ProbeError:
-        return (True,) * len(given)
+            start = _told(push, loss, {})
+            return tuple(not (one and _is_target(push, loss, start, at)) for at, one in enumerate(asked))
+    except Exception as error:  # a loss need not take what other weights make
+        if isinstance(error, MemoryError):
+            raise
+        return everything
     finally:
         push.restore()
-    # One that is deaf is asked with all that it is given.
-    return tuple(found) if any(f and one for f, one in zip(found, asked, strict=True)) else (True,) * len(given)
+
+
+def _has_samples(push: Push, output: Tensor) -> bool:
+    return sample_dim(output, push.probed.batch) is not None
 
 
 def _open(push: Push) -> None:
@@ -53,15 +65,34 @@ def _open(push: Push) -> None:
             held.add_((size * noise).to(held.device, held.dtype))
 
 
-def _changes(push: Push, start: Tensor, at: int) -> bool:
+def _told(
+    push: Push, loss: Callable[[Any], Tensor] | None, swap: dict[int, Tensor]
+) -> tuple[list[Tensor], list[Tensor]]:
+    """The outputs that have samples, and the losses, with some inputs exchanged."""
     probed = push.probed
-    tensor = probed.inputs()[at]
-    dim = sample_dim(tensor, probed.batch)
-    assert dim is not None
-    swap = {id(tensor): tensor.detach().roll(1, dim)}
     args, kwargs = (replaced(part, swap) for part in (probed.call.args, probed.call.kwargs))
+    raw = probed.rerun_raw(args, kwargs)
+    outputs = probed.select(raw)
+    rest = [o for o in outputs if not _has_samples(push, o)]
+    return [o for o in outputs if _has_samples(push, o)], rest if loss is None else [*rest, loss(raw)]
+
+
+def _is_target(
+    push: Push, loss: Callable[[Any], Tensor] | None, start: tuple[list[Tensor], list[Tensor]], at: int
+) -> bool:
+    if push.probed.budget.left <= 0:
+        return False
+    tensor = push.probed.inputs()[at]
+    dim = sample_dim(tensor, push.probed.batch)
+    assert dim is not None
     try:
-        now = probed.select(probed.rerun_raw(args, kwargs, rewound=True))[probed.primary]
+        now = _told(push, loss, {id(tensor): tensor.detach().roll(1, dim)})
     except ProbeError:  # inputs that belong together
-        return True
-    return now.shape != start.shape or not unchanged([(start, now)])[0]
+        return False
+    same = [
+        len(before) == len(after)
+        and all(a.shape == b.shape for a, b in zip(before, after, strict=True))
+        and all(unchanged(list(zip(before, after, strict=True))))
+        for before, after in zip(start, now, strict=True)
+    ]
+    return same[0] and not same[1]

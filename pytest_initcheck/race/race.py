@@ -19,7 +19,7 @@ from ..response.perturb import Push, rms
 from ..sharding.together import Parted
 from ..sharding.world import current
 from .copies import Copies, Repair, unchanged
-from .course import LAST_HEAT, LEARNED, STEPS, Course, Spent, StartValues, TooLong, out_of_memory
+from .course import LAST_HEAT, LEARNED, RATES, STEPS, Course, Spent, StartValues, TooLong, out_of_memory
 from .tasks import Asked, Task, taught
 
 #: A copy does clearly better when the model comes less than this share of its way, which is what harm means.
@@ -113,6 +113,9 @@ def race(
 
     try:
         found = over(asked.first)
+        if asked.instead and found.outcome == "open":
+            asked = replace(asked, first=asked.instead)
+            found = over(asked.first)
         if asked.convicting and (found.unbeaten or (accused and not asked.first)):
             again = over(asked.convicting)
             if again.outcome == "held":  # a bias does it, whatever is dead behind it
@@ -166,21 +169,25 @@ def _taken_back(
     found: Race, push: Push, asked: Asked, spent: Spent, over: Callable[..., Race], *, stands: bool
 ) -> Race:
     """``found``, or what takes it back: a model that learned the user's loss by heart fails on what it did not learn from."""
-    if asked.kept_back is not None:
+    if asked.kept_back is not None and _ruins(push, asked.kept_back, spent):
         again = over([asked.kept_back], accused=False)
-        # From a few samples a sound model may learn nothing of the others, and large scores are wrong at a price: the copy must have learned,
-        # and the price be out of proportion.
+        # From a few samples a sound model may learn nothing of the others: the copy must have.
         if again.outcome == "lost" and all(
             h.gone <= 1 - RUINED and (h.repaired or 0.0) >= LEARNED for h in again.heats
         ):
             return replace(again, by_heart=found.heats[0].gone)
-        if again.outcome == "held" and all(h.gone >= LEARNED for h in again.heats):
-            return found
     if asked.afresh and _by_heart(push, asked.first[0], found.heats[0], spent):
         again = over(asked.afresh, accused=False)
         if again.outcome == "lost" and (stands or all(h.gone <= 1 - FAR_OFF for h in again.heats)):
             return replace(again, by_heart=found.heats[0].gone)
     return found
+
+
+def _ruins(push: Push, task: Task, spent: Spent) -> bool:
+    """Whether the model leaves many times a constant's error at every rate; it is looked at no longer than it takes to see that it does not."""
+    course = Course(push, task, spent)
+    course.begin([])
+    return course.best(-1, {}, RATES, 1 - RUINED, STEPS) <= 1 - RUINED
 
 
 def _raced(

@@ -21,15 +21,19 @@ from ..probing.probe import centred
 from ..race_records import YOURS
 from ..response.ask import natural_unit
 from ..response.fit import token_ids
+from ..response.offset import starts_away
 from ..response.perturb import Push, rms
 from ..sharding.layout import is_sharded
-from .constant import best_constant
+from .constant import Constant, best_constant
 
 #: Classes that samples, and tokens, are told apart in at most, whatever the number of scores: as hard for every model.
 CLASSES = 4
 TOKEN_CLASSES = 12
 #: Targets for outputs that are bounded lie well inside of the bounds.
 INSIDE = 0.25
+#: What all samples of an output have in common at the start, in units of the output, beyond which a model in doubt is asked to lose that, too: what
+#: sound models start with is 5.1 at most.
+AWAY = 5.0
 #: Samples from which on half of them are enough to judge by, and how near to its parts' sum a loss must be that adds up.
 ENOUGH_SAMPLES, ADDS_UP = 16, 1e-3
 #: What it is called to learn from half of the samples.
@@ -77,43 +81,49 @@ class Asked:
 
     Attributes:
         first: what is asked first, which may convict and clear.
+        instead: what is asked where nobody learned that.
         convicting: what can convict, but clear of nothing, for where there is nothing else or nobody learned it.
         afresh: functions of inputs never seen, which can take back that the user's loss was learned, by heart.
         kept_back: the user's loss of samples that nothing is learned from, which can do the same; ``None`` where it cannot be had.
     """
 
     first: Sequence[Task]
+    instead: Sequence[Task] = ()
     convicting: Sequence[Task] = ()
     afresh: Sequence[Task] = ()
     kept_back: Task | None = None
 
 
-def asked(push: Push, loss: Loss | None = None, *, offsets: Collection[int] = ()) -> Asked:
+def asked(push: Push, loss: Loss | None = None, *, accused: bool = False) -> Asked:
     """Return all that the model of ``push`` may be asked to learn.
 
     Args:
-        push, loss, offsets: as :func:`tasks`.
-    """
-    first = tasks(push, loss, offsets=offsets)
-    if loss is None:
-        return Asked(first, convicting=convicting(push))
-    return Asked(first, afresh=tasks(push), kept_back=kept_back(push, loss))
-
-
-def tasks(push: Push, loss: Loss | None = None, *, offsets: Collection[int] = ()) -> list[Task]:
-    """Return what the model of ``push`` may be asked to learn; the user's loss alone, where there is one.
-
-    Args:
         push: the model and what it returned.
-        loss: the user's, from the model's output to a scalar.
-        offsets: outputs of which what all samples have in common has to be learned as well.
+        loss: the user's, from the model's output to a scalar; what else is asked then can only take back that it was learned.
+        accused: whether an error stands that what it learns may take back.
     """
     if loss is not None:
         with torch.no_grad():
             raw = push.probed.rerun_raw()
         constant = best_constant(loss, raw, push.probed.batch)
         unit = None if constant is None else constant.loss
-        return [Task(YOURS, lambda raw, _outputs, _inputs: loss(raw), unit, fresh=False)]
+        yours = Task(YOURS, lambda raw, _outputs, _inputs: loss(raw), unit, fresh=False)
+        held = kept_back(push, loss, raw, constant) if accused and constant is not None else None
+        return Asked([yours], afresh=tasks(push), kept_back=held)
+    if accused:
+        return Asked(tasks(push, offsets=range(len(push.probed.outputs))), convicting=convicting(push))
+    if may_be_scores(push) or not starts_away(push, AWAY):
+        return Asked(tasks(push), convicting=convicting(push))
+    return Asked(tasks(push, offsets=(push.probed.primary,)), instead=tasks(push), convicting=convicting(push))
+
+
+def tasks(push: Push, *, offsets: Collection[int] = ()) -> list[Task]:
+    """Return what the model of ``push`` may be asked to learn without a loss.
+
+    Args:
+        push: the model and what it returned.
+        offsets: outputs of which what all samples have in common has to be learned as well.
+    """
     scored = [
         i for i, o in enumerate(push.probed.outputs) if o.ndim > 0 and sample_dim(o, push.probed.batch) is not None
     ]
@@ -152,18 +162,18 @@ def may_be_scores(push: Push) -> bool:
     )
 
 
-def kept_back(push: Push, loss: Loss) -> Task | None:
+def kept_back(push: Push, loss: Loss, raw: Any, constant: Constant) -> Task | None:
     """Return the user's loss of half of the samples, while the other half is learned from; ``None`` where it cannot be had.
 
     In the place of samples that do not count stands the best constant, which needs a loss that adds up over the samples, and samples enough.
+
+    Args:
+        push, loss: as :func:`asked`.
+        raw: what the model returned.
+        constant: the best constant output.
     """
     batch = push.probed.batch or 0
-    if batch < ENOUGH_SAMPLES or any(is_sharded(o) for o in push.probed.outputs):
-        return None
-    with torch.no_grad():
-        raw = push.probed.rerun_raw()
-    constant = best_constant(loss, raw, batch)
-    if constant is None or not constant.loss > 0:
+    if batch < ENOUGH_SAMPLES or not constant.loss > 0 or any(is_sharded(o) for o in push.probed.outputs):
         return None
     seen = torch.zeros(batch, dtype=torch.bool)
     seen[torch.randperm(batch, generator=torch.Generator().manual_seed(push.seed + 6))[: batch // 2]] = True

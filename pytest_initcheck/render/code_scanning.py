@@ -88,7 +88,7 @@ def _result(report: Report, f: Finding, index: int) -> dict[str, Any]:
             "evidence": plain(f.evidence),
         },
         # Stable from run to run, so that a finding that stays is not shown as new.
-        "partialFingerprints": {"initcheck/v1": ":".join(same)},
+        "partialFingerprints": {"initcheck/v2": ":".join(same)},
         "locations": [location],
     }
 

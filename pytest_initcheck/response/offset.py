@@ -1,24 +1,29 @@
-"""What all samples of an output have in common at the start, apart from what a bias adds to it on purpose."""
+"""Whether an output starts far from zero, apart from what biases behind its last weights add to it on purpose."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import ProbeError
+from ..probing.graph import nonlinearity, operation
 from ..probing.modules import sample_dim
-from ..probing.probe import centred, gradients
-from ..sharding.layout import gathered, local
+from ..probing.probe import centred
+from ..sharding.layout import HANDED_ON, gathered, local
+from ..sharding.together import on_all
+from ..sharding.world import current
 from .ask import natural_unit
 from .perturb import Push, rms
 
-#: The slopes of a bias that is added to an output are equal, and the change that it makes is the same for all samples, up to rounding.
-_EQUAL = 1e-3
-#: Vectors that are tried, each with a pass: a model of several parts may end in several biases.
-_ASKED = 4
+#: Products with a weight -> which differentiable operand is the bias; those of signals go through :data:`_BATCHED`.
+_WEIGHS = {"Mm": None, "Addmm": 0, "Convolution": 2}
+_BATCHED = frozenset(("Bmm", "Baddbmm"))
+#: Sums hand on what either side adds; of products with a vector, the vector is a scale.
+_SUMS, _SCALES = frozenset(("Add", "Sub", "Rsub")), frozenset(("Mul", "Div"))
 
 
 def common(output: Tensor, batch: int | None) -> float:
@@ -30,54 +35,85 @@ def common(output: Tensor, batch: int | None) -> float:
     return math.sqrt(max(rms(output.mean(dim)) ** 2 - varying, 0.0))
 
 
-def inner_offset(push: Push, above: float) -> float:
-    """Return :func:`common` of the judged output in its natural unit, as it is without the biases that are added to that output.
+def starts_away(push: Push, above: float) -> bool:
+    """Return whether what all samples of the judged output have in common is more than ``above`` in its natural unit, and nobody means it.
 
-    A bias of the last layer is where a prior is put on purpose (the mean of the targets, the logit of a rare class). What earlier layers
-    put there, or a weight, is nobody's intention.
-
-    Args:
-        push: the model and what it returned.
-        above: smaller offsets are returned as they are, without a pass.
+    A bias behind the last weights is where a prior is put on purpose: the mean of the targets, the logit of a rare class, the logarithm of a
+    rate. So the output is looked at without these. What earlier layers put there, or a weight, is nobody's intention.
     """
-    start, batch = push.start, push.probed.batch
-    unit = natural_unit(start)
-    there = common(gathered(start.detach()).float(), batch) / unit
-    if not above < there < math.inf:
-        return there
-    now = start.detach()
+    unit = natural_unit(push.start)
+
+    def away(output: Tensor) -> bool:
+        return above < common(gathered(output.detach()).float(), push.probed.batch) / unit < math.inf
+
+    if not on_all(away(push.start)):
+        return False
+    still = False
     try:
+        shifts = last_shifts(push)
         with torch.no_grad():
-            for parameter in _added(push):
-                held = local(parameter.data)
-                value = held.clone()
-                held.zero_()
-                without = push.forward(graph=False)[push.probed.primary]
-                change = gathered(without).float() - gathered(now).float()
-                if rms(centred(change, batch)) <= _EQUAL * rms(change):
-                    now = without
-                else:
-                    held.copy_(value)
+            for shift in shifts:
+                local(shift.data).zero_()
+            still = away(push.forward(graph=False)[push.probed.primary]) if shifts else True
     except ProbeError:
-        return there
+        pass
     finally:
         push.restore()
-    return common(gathered(now).float(), batch) / unit
+    return on_all(still)
 
 
-def _added(push: Push) -> Sequence[nn.Parameter]:
-    """The last few vectors of which every element moves the sum of the output as much as any other: as a bias of the last layer does."""
-    vectors = [p for p in push.parameters.values() if p.ndim <= 1]
+def last_shifts(push: Push) -> list[nn.Parameter]:
+    """Return the vectors that are added to the judged output, or to what it is a function of, behind the last weights of two dimensions and more."""
+    held = {id(p): p for p in push.parameters.values() if p.numel() == max(p.shape, default=1)}
     output = push.forward(graph=True)[push.probed.primary]
-    if not vectors or not output.requires_grad:
-        return []
-    with torch.enable_grad():
-        total = output.float().sum()
-    slopes = gradients([total], vectors, [torch.ones_like(total)], retain_graph=push.probed.holds_graph)
-    found = []
-    for vector, slope in zip(vectors, slopes, strict=True):
-        if slope is not None:
-            low, high = (float(v) for v in torch.aminmax(gathered(slope).float()))
-            if max(high, -low) > 0 and high - low <= _EQUAL * max(high, -low):
-                found.append(vector)
-    return found[-_ASKED:]
+    return list({id(p): p for leaf in _added(output) if (p := held.get(id(leaf))) is not None}.values())
+
+
+def _added(output: Tensor) -> Iterator[Tensor]:
+    """The leaves of the graph that a walk back from ``output`` meets before weights, scales left out."""
+    todo: list[Any] = [output.grad_fn]
+    seen = set(todo)
+    while todo:
+        node = todo.pop()
+        if node is None:
+            continue
+        if hasattr(node, "variable"):
+            yield _standing_for(node.variable)
+            continue
+        name = operation(node)
+        parents = [parent for parent, _ in node.next_functions]
+        if name in _WEIGHS:
+            at = _WEIGHS[name]
+            parents = [] if at is None else parents[at : at + 1]
+        elif nonlinearity(node) == "norm":  # takes away what comes in
+            parents = parents[2:3]
+        elif name in _BATCHED or name in _SCALES:
+            parents = [] if name in _BATCHED and any(_is_weight(p) for p in parents) else parents
+            parents = [p for p in parents if name in _BATCHED or not hasattr(_behind_views(p), "variable")]
+        elif name not in _SUMS and any(_is_weight(p) for p in parents):
+            parents = []  # a table, a recurrent layer in one piece
+        for parent in parents:
+            if parent not in seen:
+                seen.add(parent)
+                todo.append(parent)
+
+
+def _behind_views(node: Any) -> Any:
+    """What ``node`` shows in another arrangement."""
+    while node is not None and not hasattr(node, "variable") and operation(node) in _VIEWS and node.next_functions:
+        node = node.next_functions[0][0]
+    return node
+
+
+_VIEWS = frozenset(("View", "UnsafeView", "Expand", "T", "Transpose", "Permute", "Unsqueeze", "ToCopy", *HANDED_ON))
+
+
+def _is_weight(node: Any) -> bool:
+    leaf = getattr(_behind_views(node), "variable", None)
+    return leaf is not None and leaf.numel() > max(leaf.shape, default=1)
+
+
+def _standing_for(leaf: Tensor) -> Tensor:
+    """The parameter that a leaf is, also where a rank computes with a gathered copy of it."""
+    world = current()
+    return leaf if world is None or id(leaf) not in world.standing else world.standing[id(leaf)][1]

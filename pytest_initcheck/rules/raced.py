@@ -56,9 +56,6 @@ LARGE = 1_000_000
 FEW = 20
 #: Of a model whose units sum over fewer weights than this, forty steps say little: each weight moves as far as in a wide one.
 NARROW = 8.0
-#: What all samples of an output have in common, in units of the output, beyond which that has to be learned as well, unless a bias of the last
-#: layer puts it there.
-AWAY = 3.0
 #: A scale that is off by so many decades leaves a doubt.
 DOUBTFUL = 0.5
 #: What one optimizer-sized step moves an ordinary output by, the change of one that answers changes of the input, and its RMS

@@ -34,6 +34,12 @@ class SharedBudget(TimeBudget):
         return theirs
 
 
+def on_all(flag: bool) -> bool:
+    """Return whether ``flag`` is set on every rank."""
+    world = current()
+    return flag if world is None else world.every([flag])[0]
+
+
 def same(value: float | None) -> float | None:
     """Return what a step came to, the same on every rank; ``None`` where it broke off.
 

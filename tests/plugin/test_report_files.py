@@ -231,6 +231,10 @@ def test_other(initcheck):
 def test_wrong_shape(initcheck):
     with pytest.raises(Exception):
         initcheck(healthy, "8x9")
+
+def test_wrong_setting(initcheck):
+    with pytest.raises(Exception):
+        initcheck(healthy, "8x8", nosuch=3)
 """
 
 
@@ -242,7 +246,7 @@ def test_files_say_which_test_checked_a_model(project: pytest.Pytester, workers:
 
     result = project.runpytest("--initcheck", *(f"--initcheck-report={kind}:out.{kind}" for kind in kinds), *workers)
 
-    result.assert_outcomes(passed=3)
+    result.assert_outcomes(passed=4)
     result.stdout.fnmatch_lines(["initcheck: 4 models, 2 unhealthy, 1 could not be checked"])
     reports = json.loads((project.path / "out.json").read_text(encoding="utf-8"))
     assert sorted((r["model"], r["test"]) for r in reports) == [
@@ -257,5 +261,5 @@ def test_files_say_which_test_checked_a_model(project: pytest.Pytester, workers:
         text = (project.path / f"out.{kind}").read_text(encoding="utf-8").lower()
         assert all(f"test_it.py::test_{name}" in text for name in ("one", "other", "wrong_shape")), kind
     (run,) = json.loads((project.path / "out.sarif").read_text(encoding="utf-8"))["runs"]
-    alike = [r["partialFingerprints"]["initcheck/v1"] for r in run["results"]]
+    alike = [r["partialFingerprints"]["initcheck/v2"] for r in run["results"]]
     assert len(set(alike)) == len(alike) >= 3
