@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -14,8 +15,9 @@ from pytest_initcheck.errors import UnhealthyInit
 from pytest_initcheck.models.inputs import resolve_inputs
 from pytest_initcheck.probing.guard import untouched
 from pytest_initcheck.probing.probe import run_probe
+from pytest_initcheck.race.course import Course, Spent
 from pytest_initcheck.race.followed import followed
-from pytest_initcheck.race.tasks import tasks
+from pytest_initcheck.race.tasks import Task, tasks
 from pytest_initcheck.report import Report
 from pytest_initcheck.response.perturb import push_of
 
@@ -109,6 +111,78 @@ def test_no_task_is_a_function_of_the_targets():
     told, untold = losses[: len(losses) // 2], losses[len(losses) // 2 :]
     assert told == [0.0] * len(told)
     assert any(untold)
+
+
+class Language(nn.Module):
+    """Takes labels before ids, and scores classes for every token."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.table, self.head = nn.Embedding(20, 16), nn.Linear(16, 20)
+
+    def forward(self, labels: Tensor, ids: Tensor) -> dict[str, Tensor]:
+        scores = self.head(self.table(ids))
+        return {"loss": F.cross_entropy(scores.flatten(0, 1), labels.flatten()), "scores": scores}
+
+
+class Maps(nn.Module):
+    """Takes the map that it is to give before the one that it is computed from."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = nn.Conv2d(2, 2, 3, padding=1)
+
+    def forward(self, wanted: Tensor, x: Tensor) -> dict[str, Tensor]:
+        said = self.body(x)
+        return {"loss": F.mse_loss(said, wanted), "map": said}
+
+
+def drawn(*shape: int, high: int = 0) -> Tensor:
+    draw = torch.Generator().manual_seed(sum(shape))
+    return torch.randint(high, shape, generator=draw) if high else torch.randn(shape, generator=draw)
+
+
+TARGETS_FIRST = {
+    "tokens": (Language(), (drawn(8, 6, high=20), drawn(8, 6, high=20))),  # as a language model is given its ids
+    "maps": (Maps(), (drawn(8, 2, 5, 5), drawn(8, 2, 5, 5).flip(0))),
+}
+
+
+@pytest.mark.parametrize("name", TARGETS_FIRST)
+def test_tasks_ask_for_functions_of_what_is_read(name: str):
+    model, (wanted, read) = TARGETS_FIRST[name]
+    call = resolve_inputs(model, (wanted, read))
+    with untouched(model) as guard:
+        push = push_of(run_probe(model, call, guard=guard), guard)
+        push = replace(push, followed=followed(push, None))
+        (task,) = tasks(push)
+        outputs = push.forward(graph=False)
+
+        def loss(*inputs: Tensor) -> float:
+            return float(task.loss(None, outputs, inputs))
+
+        assert push.followed == (False, True)
+        assert loss(wanted, read) == loss(wanted.roll(1, 0), read) != loss(wanted, read.roll(1, 0))
+
+
+@pytest.mark.parametrize("kind", ["noise", "exchanged", "mixed"])
+def test_targets_stay_where_they_are(kind: str):
+    model, (wanted, read) = Maps(), TARGETS_FIRST["maps"][1]
+    task = Task("any", lambda raw, outputs, inputs: outputs[0].sum(), 1.0, fresh=kind == "mixed")
+    task = replace(task, shuffled=kind == "exchanged")
+    call = resolve_inputs(model, (wanted, read))
+    with untouched(model) as guard:
+        push = push_of(run_probe(model, call, guard=guard), guard)
+        seen = []
+        for which in ((False, True), ()):
+            course = Course(replace(push, followed=which), task, Spent(math.inf, push.probed.budget))
+            seen.append(course._pass(0)[1])
+
+    assert torch.equal(seen[0][0], wanted)
+    assert not torch.equal(seen[0][1], read)
+    assert not torch.equal(seen[1][0], wanted)
 
 
 # -- a training step is judged as its loss is

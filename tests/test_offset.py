@@ -14,7 +14,7 @@ from pytest_initcheck import check_init
 from pytest_initcheck.models.inputs import resolve_inputs
 from pytest_initcheck.probing.guard import untouched
 from pytest_initcheck.probing.probe import run_probe
-from pytest_initcheck.race.tasks import may_be_scores
+from pytest_initcheck.race.tasks import asked, may_be_scores
 from pytest_initcheck.report import Report
 from pytest_initcheck.response.offset import common, starts_away
 from pytest_initcheck.response.perturb import Push, push_of
@@ -55,6 +55,13 @@ def pushed(model: nn.Module, inputs: Tensor, look: Callable[[Push], Any]) -> Any
 
 def severities(report: Report, rule: str) -> list[str]:
     return [f.severity for f in report.findings if f.rule == rule]
+
+
+@pytest.mark.parametrize(("outputs", "around"), [(1, True), (4, False)])
+def test_only_what_could_not_be_scores_is_asked_to_start_around_zero(outputs: int, around: bool):
+    names = pushed(inner(regressor(0, outputs)), vectors(), lambda p: [task.name for task in asked(p).first])
+
+    assert ("smooth functions of the input around zero" in names) is around
 
 
 @pytest.mark.seeds(4)
@@ -159,6 +166,9 @@ FAULTY = {
         lambda m, x: m.scale * inner(m.body)(x), 0.0, scale=nn.Parameter(torch.full((1,), 10.0))
     ),
     "through a normed weight": lambda: weight_normed(inner(regressor(0))),
+    "the scale of a norm": lambda: Called(
+        lambda m, x: 40.0 * m.norm(m.body(x))[:, :1], 1.0, -1.0, norm=nn.LayerNorm(2)
+    ),
 }
 
 
