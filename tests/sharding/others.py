@@ -37,6 +37,29 @@ class Codes(nn.Module):
         return self.decoder(z + (code - z).detach()), apart
 
 
+class WithTargets(nn.Module):
+    """A regressor that is given its targets, and starts far from zero by the bias of an inner layer, or of the last."""
+
+    def __init__(self, inner: float, last: float) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 1))
+        nn.init.constant_(self.body[2].bias, inner)
+        nn.init.constant_(self.body[4].bias, last)
+        with torch.no_grad():
+            self.body[4].weight.abs_()
+
+    def forward(self, x: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+        said = self.body(x)
+        return said, (said - wanted).square().mean()
+
+
+def split(model: WithTargets) -> nn.Module:
+    for layer in model.body[::2]:
+        fully_shard(layer, mesh=MESH)
+    return fully_shard(model, mesh=MESH)
+
+
 def codes() -> Codes:
     torch.manual_seed(0)
     return Codes()
@@ -62,6 +85,13 @@ alone = concluded(check_init(codes(), x))
 for name, spread in (("ddp", DistributedDataParallel), ("fsdp", lambda m: fully_shard(m, mesh=MESH))):
     found = concluded(check_init(spread(codes()), x, timeout=60))
     told(f"a codebook, {name}", found == alone, f"{alone} became {found}")
+for inner, last, healthy in ((30.0, 0.0, False), (0.0, 60.0, True)):
+    given = (x, x[:, :1].contiguous())
+    alone = concluded(check_init(WithTargets(inner, last), given))
+    told(f"biases {inner} and {last}", ("outperformed" not in [f[0] for f in alone[0]]) is healthy, str(alone))
+    for name, spread in (("ddp", DistributedDataParallel), ("fsdp", split)):
+        found = concluded(check_init(spread(WithTargets(inner, last)), given, timeout=60))
+        told(f"biases {inner} and {last}, {name}", found == alone, f"{alone} became {found}")
 for kind in ("silent", "dead"):
     alone = concluded(check_init(net(kind), ids(), loss=loss))
     for name, make in (("ddp", DistributedDataParallel), ("fsdp", lambda m: fsdp(m, MESH))):
