@@ -249,3 +249,17 @@ def test_with_nothing_unreached_nothing_is_run(pushed: Pushed, monkeypatch: pyte
     monkeypatch.setattr(Push, "forward", lambda *a, **k: pytest.fail("ran"))
 
     assert unreached_reasons(push.probed.model, push, [], set()) == {}
+
+
+@pytest.mark.parametrize(("size", "said"), [(0, []), (1, ["error"])])
+def test_what_is_empty_need_not_be_used(size: int, said: list[str]):
+    class Spare(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.spare = nn.Linear(16, 4), nn.Parameter(torch.ones(size))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.body(x)
+
+    torch.manual_seed(0)
+    assert [f.severity for f in check_init(Spare(), "8x16").findings if f.rule == "no-gradient"] == said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 
@@ -277,7 +278,8 @@ def _owner(case: Case, name: str) -> str:
 def _by_reason(case: Case) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for name, reason in case.unreached.items():
-        found.setdefault(reason, []).append(name)
+        if math.prod(case.trace.parameters[name].shape):  # what is empty has nothing to learn
+            found.setdefault(reason, []).append(name)
     return dict(sorted(found.items()))
 
 
