@@ -66,8 +66,8 @@ def best_constant(loss: Loss, raw: Any, batch: int | None) -> Constant | None:
         batch: number of samples.
 
     Returns:
-        ``None`` where there is none: the loss cannot be had of constants, or it goes on falling (a log-likelihood that the
-        output itself is).
+        ``None`` where there is none: the loss cannot be had of constants, it goes on falling (a log-likelihood that the
+        output itself is), or it is not positive (a likelihood of numbers): then zero is not the least that can be paid, and no share of it an error.
     """
     parts: list[tuple[Tensor, torch.Size]] = []
 
@@ -95,7 +95,7 @@ def best_constant(loss: Loss, raw: Any, batch: int | None) -> Constant | None:
                 best, values = min(losses), reached
                 first, last = losses[0] - losses[len(losses) // 2], losses[len(losses) // 2] - losses[-1]
                 endless = last > FALLING * first > 0
-    return None if endless or not math.isfinite(best) else Constant(best, values, batch)
+    return None if endless or not 0 < best < math.inf else Constant(best, values, batch)
 
 
 def _samples(value: Tensor, batch: int | None) -> int | None:

@@ -255,7 +255,7 @@ def _standing(course: Course, copies: Copies, *, accused: bool, stands: bool) ->
 
     None runs where the model ``stands`` accused whatever they do, and has learned less than half of what says something.
     """
-    course.begin([{}, *(c.values for c in copies.every()[:1])] if course.task.unit is None else [])
+    course.begin([{}, *(c.values for c in copies.every())] if course.task.unit is None else [])
     if math.isnan(course.base):
         return None
     one = _Standing(course, course.own())
