@@ -11,7 +11,7 @@ from ..words import and_more, plural
 from . import bars
 from .code import fitted
 from .text import summary_line
-from .words import amount, brief, counts, setup, shown, span, standing, worst_first
+from .words import amount, brief, counts, setup, shown, span, standing, told_apart, worst_first
 
 #: Findings written out per model.
 AT_MOST = 10
@@ -26,7 +26,7 @@ def markdown(reports: Sequence[Report]) -> str:
         reports: the models, in the order in which they are shown; unhealthy ones are shown first, then those that could
             not be checked.
     """
-    ordered = worst_first(reports)
+    ordered = told_apart(worst_first(reports))
     verdict = standing(ordered) or f"all healthy ({plural(len(ordered), 'model')})"
     if not ordered:
         return "## Initialization check: no model was checked\n"

@@ -17,7 +17,7 @@ from .profile import depth
 from .svg import charts, strips
 from .tables import FOLDED, PARAMETER_COLUMNS, folding, layer_columns, text_of
 from .text import headline
-from .words import brief, counts, setup, shown, standing, worst_first
+from .words import brief, counts, setup, shown, standing, told_apart, worst_first
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -29,7 +29,7 @@ def html(reports: Sequence[Report]) -> str:
     Args:
         reports: the models; unhealthy ones are shown first.
     """
-    models = [_view(report, f"model-{i}") for i, report in enumerate(worst_first(reports), 1)]
+    models = [_view(report, f"model-{i}") for i, report in enumerate(told_apart(worst_first(reports)), 1)]
     verdict = standing(reports) or f"{plural(len(models), 'model')}, all healthy"
     verdict = verdict if models else "no model was checked"
     template = _environment().get_template("report.html.jinja")
@@ -94,7 +94,11 @@ def _finding(f: Finding) -> dict[str, Any]:
         "fix": "\n".join(shown(line) for line in fitted(f.fix, 110)),
         "advice": shown(f.advice),
         "silence": shown(f.silence),
-        "evidence": [(shown(k), brief(v) if isinstance(v, float) else shown(str(v))) for k, v in f.evidence.items()],
+        "evidence": [
+            (shown(k), brief(v) if isinstance(v, float) else shown(str(v)))
+            for k, v in f.evidence.items()
+            if v is not None
+        ],
     }
 
 

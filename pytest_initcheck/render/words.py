@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 
 from ..records import Finding
 from ..report import Report
@@ -117,6 +119,16 @@ def counts(findings: Iterable[Finding]) -> list[str]:
 def worst_first(reports: Iterable[Report]) -> list[Report]:
     """Return unhealthy models, then those that could not be checked, then healthy ones, each in the order given."""
     return sorted(reports, key=lambda r: (r.ok, not r.checked))
+
+
+def told_apart(reports: Iterable[Report]) -> list[Report]:
+    """Return the reports; where several models are called the same, with the tests that asked in their names."""
+    found = list(reports)
+    names = Counter(r.model for r in found)
+    return [
+        replace(r, model=f"{r.model} in {r.test.rpartition('::')[2]}") if r.test and names[r.model] > 1 else r
+        for r in found
+    ]
 
 
 def standing(reports: Iterable[Report]) -> str:

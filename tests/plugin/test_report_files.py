@@ -260,6 +260,9 @@ def test_files_say_which_test_checked_a_model(project: pytest.Pytester, workers:
     for kind in ("html", "markdown"):
         text = (project.path / f"out.{kind}").read_text(encoding="utf-8").lower()
         assert all(f"test_it.py::test_{name}" in text for name in ("one", "other", "wrong_shape")), kind
+        assert all(
+            name in text for name in ("sick in test_one", "sick in test_other", "healthy in test_wrong_shape")
+        ), kind
     (run,) = json.loads((project.path / "out.sarif").read_text(encoding="utf-8"))["runs"]
     alike = [r["partialFingerprints"]["initcheck/v2"] for r in run["results"]]
     assert len(set(alike)) == len(alike) >= 3
