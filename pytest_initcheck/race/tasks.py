@@ -21,7 +21,7 @@ from ..probing.probe import centred
 from ..race_records import YOURS
 from ..response.ask import natural_unit
 from ..response.fit import token_ids
-from ..response.offset import starts_away
+from ..response.offset import starting
 from ..response.perturb import Push, rms
 from ..sharding.layout import is_sharded
 from .constant import Constant, best_constant
@@ -110,11 +110,14 @@ def asked(push: Push, loss: Loss | None = None, *, accused: bool = False) -> Ask
         yours = Task(YOURS, lambda raw, _outputs, _inputs: loss(raw), unit, fresh=False)
         held = kept_back(push, loss, raw, constant) if accused and constant is not None else None
         return Asked([yours], afresh=tasks(push), kept_back=held)
+    primary = push.probed.primary
     if accused:
-        return Asked(tasks(push, offsets=range(len(push.probed.outputs))), convicting=convicting(push))
-    if may_be_scores(push) or not starts_away(push, AWAY):
+        meant = starting(push, AWAY) == "meant"
+        offsets = [i for i in range(len(push.probed.outputs)) if i != primary or not meant]
+        return Asked(tasks(push, offsets=offsets), convicting=convicting(push))
+    if may_be_scores(push) or starting(push, AWAY) != "away":
         return Asked(tasks(push), convicting=convicting(push))
-    return Asked(tasks(push, offsets=(push.probed.primary,)), instead=tasks(push), convicting=convicting(push))
+    return Asked(tasks(push, offsets=[primary]), instead=tasks(push), convicting=convicting(push))
 
 
 def tasks(push: Push, *, offsets: Collection[int] = ()) -> list[Task]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,11 +19,17 @@ from ..sharding.world import current
 from .ask import natural_unit
 from .perturb import Push, rms
 
+#: Where an output starts, see :func:`starting`.
+Start = Literal["near", "meant", "away"]
 #: Products with a weight -> which differentiable operand is the bias; those of signals go through :data:`_BATCHED`.
 _WEIGHS = {"Mm": None, "Addmm": 0, "Convolution": 2}
 _BATCHED = frozenset(("Bmm", "Baddbmm"))
+#: A row of a table may be added like a bias: a reference energy of each species, a level of each user.
+_TABLES = frozenset(("Embedding", "EmbeddingBag", "Index", "IndexSelect"))
 #: Sums hand on what either side adds; of products with a vector, the vector is a scale.
 _SUMS, _SCALES = frozenset(("Add", "Sub", "Rsub")), frozenset(("Mul", "Div"))
+#: What shows the same numbers in another arrangement.
+_VIEWS = frozenset(("View", "UnsafeView", "Expand", "T", "Transpose", "Permute", "Unsqueeze", "ToCopy", *HANDED_ON))
 
 
 def common(output: Tensor, batch: int | None) -> float:
@@ -35,36 +41,39 @@ def common(output: Tensor, batch: int | None) -> float:
     return math.sqrt(max(rms(output.mean(dim)) ** 2 - varying, 0.0))
 
 
-def starts_away(push: Push, above: float) -> bool:
-    """Return whether what all samples of the judged output have in common is more than ``above`` in its natural unit, and nobody means it.
+def starting(push: Push, above: float) -> Start:
+    """Return where the judged output starts: ``"near"`` zero, or further than ``above`` in its natural unit, ``"meant"`` or ``"away"``.
 
     A bias behind the last weights is where a prior is put on purpose: the mean of the targets, the logit of a rare class, the logarithm of a
     rate. So the output is looked at without these. What earlier layers put there, or a weight, is nobody's intention.
     """
     unit = natural_unit(push.start)
 
-    def away(output: Tensor) -> bool:
-        return above < common(gathered(output.detach()).float(), push.probed.batch) / unit < math.inf
+    def offset(output: Tensor) -> float:
+        return common(gathered(output.detach()).float(), push.probed.batch) / unit
 
-    if not on_all(away(push.start)):
-        return False
+    there = offset(push.start)
+    if not on_all(above < there < math.inf):
+        return "near"
     still = False
     try:
         shifts = last_shifts(push)
         with torch.no_grad():
             for shift in shifts:
                 local(shift.data).zero_()
-            still = away(push.forward(graph=False)[push.probed.primary]) if shifts else True
+            rest = offset(push.forward(graph=False)[push.probed.primary]) if shifts else there
+            # A copy that loses a prior loses most of what is in common with it: then that says nothing of the rest.
+            still = max(above, there / 2) < rest < math.inf
     except ProbeError:
         pass
     finally:
         push.restore()
-    return on_all(still)
+    return "away" if on_all(still) else "meant"
 
 
 def last_shifts(push: Push) -> list[nn.Parameter]:
-    """Return the vectors that are added to the judged output, or to what it is a function of, behind the last weights of two dimensions and more."""
-    held = {id(p): p for p in push.parameters.values() if p.numel() == max(p.shape, default=1)}
+    """Return the parameters that are added to the judged output, or to what it is a function of, behind the last weights that multiply signals."""
+    held = {id(p): p for p in push.parameters.values()}
     output = push.forward(graph=True)[push.probed.primary]
     return list({id(p): p for leaf in _added(output) if (p := held.get(id(leaf))) is not None}.values())
 
@@ -90,8 +99,8 @@ def _added(output: Tensor) -> Iterator[Tensor]:
         elif name in _BATCHED or name in _SCALES:
             parents = [] if name in _BATCHED and any(_is_weight(p) for p in parents) else parents
             parents = [p for p in parents if name in _BATCHED or not hasattr(_behind_views(p), "variable")]
-        elif name not in _SUMS and any(_is_weight(p) for p in parents):
-            parents = []  # a table, a recurrent layer in one piece
+        elif name not in _SUMS | _VIEWS | _TABLES and any(_is_weight(p) for p in parents):
+            parents = []  # a recurrent layer in one piece
         for parent in parents:
             if parent not in seen:
                 seen.add(parent)
@@ -103,9 +112,6 @@ def _behind_views(node: Any) -> Any:
     while node is not None and not hasattr(node, "variable") and operation(node) in _VIEWS and node.next_functions:
         node = node.next_functions[0][0]
     return node
-
-
-_VIEWS = frozenset(("View", "UnsafeView", "Expand", "T", "Transpose", "Permute", "Unsqueeze", "ToCopy", *HANDED_ON))
 
 
 def _is_weight(node: Any) -> bool:
