@@ -34,6 +34,8 @@ INSIDE = 0.25
 #: What all samples of an output have in common at the start, in units of the output, beyond which a model in doubt is asked to lose that, too: what
 #: sound models start with is 5.1 at most.
 AWAY = 5.0
+#: The same of a model that an error stands against, beyond which it need not lose what is meant: the logit of a rare class is -4.6 at one in a hundred.
+PRIOR = 1.0
 #: Samples from which on half of them are enough to judge by, and how near to its parts' sum a loss must be that adds up.
 ENOUGH_SAMPLES, ADDS_UP = 16, 1e-3
 #: What it is called to learn from half of the samples.
@@ -112,7 +114,7 @@ def asked(push: Push, loss: Loss | None = None, *, accused: bool = False) -> Ask
         return Asked([yours], afresh=tasks(push), kept_back=held)
     primary = push.probed.primary
     if accused:
-        meant = starting(push, AWAY) == "meant"
+        meant = starting(push, PRIOR) == "meant"
         offsets = [i for i in range(len(push.probed.outputs)) if i != primary or not meant]
         return Asked(tasks(push, offsets=offsets), convicting=convicting(push))
     if may_be_scores(push) or starting(push, AWAY) != "away":
